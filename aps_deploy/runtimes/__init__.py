@@ -1,0 +1,1 @@
+"""One session interface over every runtime; importing this imports no runtime."""

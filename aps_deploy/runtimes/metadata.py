@@ -1,0 +1,226 @@
+"""What a model file says about itself: one JSON object inside every exported ONNX file and every checkpoint.
+
+The object stands in the ONNX file's ``metadata_props`` under the key ``METADATA_KEY``. Export writes it, every session
+reads it, and a file of another tool, which has none, gets an empty one and stays runnable. Nothing here imports torch
+or onnx unless a model or an ONNX file is handed in.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aps_deploy.errors import InputError
+from aps_deploy.preprocessing import Preprocessing
+
+if TYPE_CHECKING:
+    import onnx
+
+METADATA_KEY = "aps_deploy.metadata"
+METADATA_VERSION = 1
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectionTensors:
+    """Names of one selection's values inside an ONNX graph, so that `verify` can add them as outputs.
+
+    Attributes:
+        layer: module path of the selecting layer in the PyTorch model, such as ``layer2.0``.
+        index: name of the (N,) int64 index value.
+        scores: name of the (N, s*s) component score value.
+    """
+
+    layer: str
+    index: str
+    scores: str
+
+
+@dataclasses.dataclass(frozen=True)
+class ModelMetadata:
+    """What a model file says about itself; every field of a file of another tool has its default.
+
+    Attributes:
+        architecture: registry name, such as ``resnet20_aps3``.
+        arguments: keyword arguments of `create_model` that rebuild the network (without the name).
+        filter_size: blur filter size, 1 to 7.
+        num_classes: number of logits.
+        class_names: one name per logit.
+        preprocessing: how an image becomes the network's input.
+        size_divisor: height and width must be multiples of it.
+        selection: ``exact`` or ``float``; None for a network without selections.
+        criterion: norm that ranks the components, such as ``l2``.
+        selection_layers: module paths of the selecting layers, in forward order.
+        selections: names of their values in the ONNX graph; empty for a checkpoint.
+        polyphase: form of the selection in the file: ``custom-op``, ``gather`` or ``where``; None for a checkpoint.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
+        checkpoint_sha256: hash of the checkpoint the file was made from.
+        aps_deploy_version: version that wrote the file.
+    """
+
+    architecture: str | None = None
+    arguments: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    filter_size: int | None = None
+    num_classes: int | None = None
+    class_names: tuple[str, ...] | None = None
+    preprocessing: Preprocessing | None = None
+    size_divisor: int = 1
+    selection: str | None = None
+    criterion: str | None = None
+    selection_layers: tuple[str, ...] = ()
+    selections: tuple[SelectionTensors, ...] = ()
+    polyphase: str | None = None
+    precision: str | None = None
+    checkpoint_sha256: str | None = None
+    aps_deploy_version: str | None = None
+
+    @property
+    def is_known(self) -> bool:
+        """Whether the file carried metadata of this project."""
+        return self.architecture is not None
+
+    @property
+    def num_selections(self) -> int:
+        """L, the number of polyphase selections."""
+        return len(self.selection_layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the fields as plain JSON values, with the format's version."""
+        document = dataclasses.asdict(dataclasses.replace(self, preprocessing=None))
+        document["preprocessing"] = None if self.preprocessing is None else self.preprocessing.to_dict()
+        document["arguments"] = dict(self.arguments)
+        for name in ("selection_layers", "selections"):
+            document[name] = list(document[name])
+        document["class_names"] = None if self.class_names is None else list(self.class_names)
+        return {"metadata_version": METADATA_VERSION, **document}
+
+    def to_json(self) -> str:
+        """Return the one JSON object that an ONNX file carries under `METADATA_KEY`."""
+        return json.dumps(self.to_dict(), ensure_ascii=False, allow_nan=False)
+
+    @classmethod
+    def from_dict(cls, document: Mapping[str, Any]) -> ModelMetadata:
+        """Return the metadata in a dictionary made by `to_dict`; keys of newer versions are ignored.
+
+        Raises:
+            InputError: a known key has a value of the wrong kind.
+        """
+        known = {field.name for field in dataclasses.fields(cls)}
+        values = {name: value for name, value in document.items() if name in known}
+        try:
+            if values.get("preprocessing") is not None:
+                values["preprocessing"] = Preprocessing.from_dict(values["preprocessing"])
+            if values.get("class_names") is not None:
+                values["class_names"] = _names(values["class_names"])
+            values["arguments"] = dict(values.get("arguments") or {})
+            values["selection_layers"] = _names(values.get("selection_layers") or ())
+            values["selections"] = tuple(
+                SelectionTensors(str(entry["layer"]), str(entry["index"]), str(entry["scores"]))
+                for entry in values.get("selections") or ()
+            )
+            values["size_divisor"] = _positive_integer(values.get("size_divisor", 1))
+        except (TypeError, ValueError, KeyError) as error:
+            raise InputError(
+                f"the model file's metadata cannot be read ({type(error).__name__}: {error}); export the file again."
+            ) from error
+        return cls(**values)
+
+    @classmethod
+    def from_json(cls, text: str) -> ModelMetadata:
+        """Return the metadata in a JSON text made by `to_json`.
+
+        Raises:
+            InputError: the text is no JSON object, or a value is of the wrong kind.
+        """
+        try:
+            document = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise InputError(
+                f"the model file's metadata is not JSON ({error}); export the file again."
+            ) from error
+        if not isinstance(document, dict):
+            raise InputError("the model file's metadata is not a JSON object; export the file again.")
+        return cls.from_dict(document)
+
+    @classmethod
+    def from_properties(cls, properties: Mapping[str, str]) -> ModelMetadata:
+        """Return the metadata among an ONNX file's key-value properties, or an empty one for another tool's file."""
+        text = properties.get(METADATA_KEY)
+        return cls() if text is None else cls.from_json(text)
+
+    @classmethod
+    def from_onnx(cls, model: str | os.PathLike[str] | onnx.ModelProto) -> ModelMetadata:
+        """Return the metadata of an ONNX file or of a model already in memory.
+
+        Raises:
+            InputError: the file is missing or is no ONNX file.
+        """
+        if isinstance(model, (str, os.PathLike)):
+            model = _load_onnx(Path(model))
+        return cls.from_properties({entry.key: entry.value for entry in model.metadata_props})
+
+    @classmethod
+    def from_model(cls, model: Any) -> ModelMetadata:
+        """Return the metadata of a network made by `create_model` or `load_checkpoint`."""
+        import aps_deploy
+
+        arguments = dict(model.arguments)
+        name = arguments.pop("name", model.spec.name)
+        layers = tuple(model.selection_layers)
+        class_names = getattr(model, "class_names", None)
+        checkpoint = getattr(model, "checkpoint", None)
+        return cls(
+            architecture=name,
+            arguments=arguments,
+            filter_size=model.spec.filter_size,
+            num_classes=arguments.get("num_classes") or model.spec.num_classes,
+            class_names=None if class_names is None else tuple(class_names),
+            preprocessing=getattr(model, "preprocessing", None),
+            size_divisor=model.size_divisor,
+            selection=arguments.get("selection", "exact") if layers else None,
+            criterion=arguments.get("criterion", "l2") if layers else None,
+            selection_layers=layers,
+            precision="fp32",
+            checkpoint_sha256=None if checkpoint is None else checkpoint.sha256,
+            aps_deploy_version=getattr(aps_deploy, "__version__", None),
+        )
+
+    @classmethod
+    def from_checkpoint(cls, path: str | os.PathLike[str]) -> ModelMetadata:
+        """Return the metadata of a checkpoint file or packaged model; imports torch.
+
+        Raises:
+            InputError: there is no such checkpoint, or it cannot be read.
+        """
+        from aps_deploy.models import load_checkpoint
+
+        return cls.from_model(load_checkpoint(path))
+
+
+def _names(values: Any) -> tuple[str, ...]:
+    if isinstance(values, str):
+        raise TypeError(f"a list of names was expected, not {values!r}")
+    return tuple(str(value) for value in values)
+
+
+def _positive_integer(value: Any) -> int:
+    if isinstance(value, bool) or not isinstance(value, int) or value < 1:
+        raise ValueError(f"size_divisor {value!r} is not a positive integer")
+    return value
+
+
+def _load_onnx(path: Path) -> onnx.ModelProto:
+    import onnx
+    from google.protobuf.message import DecodeError
+
+    try:
+        return onnx.load(path, load_external_data=False)
+    except FileNotFoundError:
+        raise InputError(f"{path} does not exist.") from None
+    except (OSError, DecodeError) as error:
+        raise InputError(
+            f"{path} is not a readable ONNX file ({error}); export it again with `aps-deploy export`."
+        ) from error
