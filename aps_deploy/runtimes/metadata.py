@@ -51,6 +51,7 @@ class ModelMetadata:
         class_names: one name per logit.
         preprocessing: how an image becomes the network's input.
         size_divisor: height and width must be multiples of it.
+        min_size: smallest height and width the network takes, in pixels.
         selection: ``exact`` or ``float``; None for a network without selections.
         criterion: norm that ranks the components, such as ``l2``.
         selection_layers: module paths of the selecting layers, in forward order.
@@ -68,6 +69,7 @@ class ModelMetadata:
     class_names: tuple[str, ...] | None = None
     preprocessing: Preprocessing | None = None
     size_divisor: int = 1
+    min_size: int = 1
     selection: str | None = None
     criterion: str | None = None
     selection_layers: tuple[str, ...] = ()
@@ -121,7 +123,8 @@ class ModelMetadata:
                 SelectionTensors(str(entry["layer"]), str(entry["index"]), str(entry["scores"]))
                 for entry in values.get("selections") or ()
             )
-            values["size_divisor"] = _positive_integer(values.get("size_divisor", 1))
+            for name in ("size_divisor", "min_size"):
+                values[name] = _positive_integer(name, values.get(name, 1))
         except (TypeError, ValueError, KeyError) as error:
             raise InputError(
                 f"the model file's metadata cannot be read ({type(error).__name__}: {error}); export the file again."
@@ -180,6 +183,7 @@ class ModelMetadata:
             class_names=None if class_names is None else tuple(class_names),
             preprocessing=getattr(model, "preprocessing", None),
             size_divisor=model.size_divisor,
+            min_size=model.spec.min_size,
             selection=arguments.get("selection", "exact") if layers else None,
             criterion=arguments.get("criterion", "l2") if layers else None,
             selection_layers=layers,
@@ -206,9 +210,9 @@ def _names(values: Any) -> tuple[str, ...]:
     return tuple(str(value) for value in values)
 
 
-def _positive_integer(value: Any) -> int:
+def _positive_integer(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
-        raise ValueError(f"size_divisor {value!r} is not a positive integer")
+        raise ValueError(f"{name} {value!r} is not a positive integer")
     return value
 
 

@@ -1,0 +1,137 @@
+"""The operation as PyTorch custom ops, so that torch.compile and torch.export keep it whole.
+
+    aps::polyphase_index(x, stride, criterion, selection) -> index     which component each image keeps
+    aps::polyphase_take(x, index, stride) -> y                         that component
+    aps::polyphase_put(y, index, stride, height, width) -> x           its gradient: the component put back
+    aps::exact_mean(x) -> mean                                         position-independent global average
+
+The index carries no gradient; gradients flow through the values taken. Autocast leaves the ops alone: they widen
+narrow inputs themselves, because norms in half precision would break the selection.
+"""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from aps_deploy.polyphase.criteria import resolve_criterion, resolve_selection_mode
+from aps_deploy.polyphase.definition import check_divisible
+from aps_deploy.polyphase.exact import exact_spatial_mean
+from aps_deploy.polyphase.selection import choose, component_scores
+
+
+def _as_layout_of(result: Tensor, like: Tensor) -> Tensor:
+    # Real and fake kernels must agree on strides; channels-last networks stay channels-last.
+    last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
+    return result.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
+
+
+def _component_view(x: Tensor, stride: int) -> Tensor:
+    """Return ``x`` (N, C, H, W) viewed as (N, dx, dy, C, H/stride, W/stride)."""
+    n, channels, height, width = x.shape
+    split = x.unflatten(3, (width // stride, stride)).unflatten(2, (height // stride, stride))
+    return split.permute(0, 5, 3, 1, 2, 4)
+
+
+@torch.library.custom_op("aps::polyphase_index", mutates_args=())
+def _polyphase_index(x: Tensor, stride: int, criterion: str, selection: str) -> Tensor:
+    name, mode = resolve_criterion(criterion), resolve_selection_mode(selection)
+    with torch.no_grad():
+        return choose(component_scores(x, stride, name, mode), name)
+
+
+@_polyphase_index.register_fake
+def _(x: Tensor, stride: int, criterion: str, selection: str) -> Tensor:
+    return x.new_empty(x.shape[0], dtype=torch.int64)
+
+
+@torch.library.custom_op("aps::polyphase_take", mutates_args=())
+def _polyphase_take(x: Tensor, index: Tensor, stride: int) -> Tensor:
+    check_divisible(x.shape[2], x.shape[3], stride)
+    images = torch.arange(x.shape[0], device=x.device)
+    return _as_layout_of(_component_view(x, stride)[images, index // stride, index % stride], x)
+
+
+@_polyphase_take.register_fake
+def _(x: Tensor, index: Tensor, stride: int) -> Tensor:
+    n, channels, height, width = x.shape
+    return _as_layout_of(x.new_empty(n, channels, height // stride, width // stride), x)
+
+
+@torch.library.custom_op("aps::polyphase_put", mutates_args=())
+def _polyphase_put(y: Tensor, index: Tensor, stride: int, height: int, width: int) -> Tensor:
+    x = _as_layout_of(y.new_zeros(y.shape[0], y.shape[1], height, width), y)
+    images = torch.arange(y.shape[0], device=y.device)
+    _component_view(x, stride)[images, index // stride, index % stride] = y
+    return x
+
+
+@_polyphase_put.register_fake
+def _(y: Tensor, index: Tensor, stride: int, height: int, width: int) -> Tensor:
+    return _as_layout_of(y.new_empty(y.shape[0], y.shape[1], height, width), y)
+
+
+@torch.library.custom_op("aps::exact_mean", mutates_args=())
+def _exact_mean(x: Tensor) -> Tensor:
+    return exact_spatial_mean(x)
+
+
+@_exact_mean.register_fake
+def _(x: Tensor) -> Tensor:
+    return x.new_empty(x.shape[:2])
+
+
+def _save_index(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.save_for_backward(inputs[1])
+    ctx.stride, ctx.size = inputs[2], inputs[0].shape[2:]
+
+
+def _take_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None]:
+    (index,) = ctx.saved_tensors
+    height, width = ctx.size
+    return torch.ops.aps.polyphase_put(grad, index, ctx.stride, height, width), None, None
+
+
+def _put_backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None, None, None, None]:
+    (index,) = ctx.saved_tensors
+    return torch.ops.aps.polyphase_take(grad, index, ctx.stride), None, None, None, None
+
+
+def _save_shape(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
+    ctx.shape = inputs[0].shape
+
+
+def _mean_backward(ctx: Any, grad: Tensor) -> Tensor:
+    # The plain mean's gradient: rounding to integers has none of its own.
+    height, width = ctx.shape[2:]
+    return (grad / (height * width))[:, :, None, None].expand(ctx.shape)
+
+
+_polyphase_take.register_autograd(_take_backward, setup_context=_save_index)
+_polyphase_put.register_autograd(_put_backward, setup_context=_save_index)
+_exact_mean.register_autograd(_mean_backward, setup_context=_save_shape)
+
+
+def polyphase_index(x: Tensor, stride: int = 2, criterion: str = "l2", selection: str = "exact") -> Tensor:
+    """Return the component each image of ``x`` (N, C, H, W) keeps, (N,) int64; see :func:`selection.select`."""
+    return cast(Tensor, torch.ops.aps.polyphase_index(x, stride, criterion, selection))
+
+
+def polyphase_take(x: Tensor, index: Tensor, stride: int = 2) -> Tensor:
+    """Return component ``index[n]`` of every image of ``x`` (N, C, H, W): (N, C, H/stride, W/stride)."""
+    return cast(Tensor, torch.ops.aps.polyphase_take(x, index, stride))
+
+
+def polyphase_select(
+    x: Tensor, stride: int = 2, criterion: str = "l2", selection: str = "exact"
+) -> tuple[Tensor, Tensor]:
+    """Return the kept component (N, C, H/stride, W/stride) of every image of ``x``, and its index (N,) int64."""
+    index = polyphase_index(x, stride, criterion, selection)
+    return polyphase_take(x, index, stride), index
+
+
+def exact_mean(x: Tensor) -> Tensor:
+    """Return the position-independent mean (N, C) of ``x`` (N, C, H, W); see :func:`exact.exact_spatial_mean`."""
+    return cast(Tensor, torch.ops.aps.exact_mean(x))
