@@ -1,0 +1,124 @@
+"""What an import costs and what it needs: optional runtimes stay optional, and help does not wait for torch."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+import textwrap
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+
+# Folders whose modules are importable as aps_deploy.<folder> although they stand beside the package.
+BESIDE_THE_PACKAGE = ("training", "export", "plugins")
+
+# None of these may be loaded by --help, nor by naming a verb.
+HEAVY = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "tensorrt", "tensorrt_rtx", "matplotlib")
+
+# Runtimes a machine may lack.
+OPTIONAL = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "triton", "hypothesis", "pytest")
+
+
+def _modules() -> Iterator[str]:
+    folders = [ROOT / "aps_deploy", *(ROOT / name for name in BESIDE_THE_PACKAGE)]
+    for folder in folders:
+        for path in sorted(folder.rglob("*.py")):
+            parts = path.relative_to(ROOT).with_suffix("").parts
+            parts = parts[:-1] if parts[-1] == "__init__" else parts
+            yield ".".join(parts if parts[0] == "aps_deploy" else ("aps_deploy", *parts))
+    yield "aps_deploy.cli"
+
+
+MODULES = tuple(_modules())
+
+
+def _run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    return subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), *arguments],
+        capture_output=True,
+        text=True,
+        env=environment,
+        cwd=ROOT,
+        check=False,
+    )
+
+
+def test_every_folder_has_modules() -> None:
+    for name in ("polyphase", "layers", "models", "runtimes", "verification", *BESIDE_THE_PACKAGE):
+        assert f"aps_deploy.{name}" in MODULES
+
+
+def test_every_module_imports_without_the_optional_packages() -> None:
+    result = _run(
+        """
+        import importlib, sys
+        optional, modules = sys.argv[1].split(","), sys.argv[2].split(",")
+        for name in optional:
+            sys.modules[name] = None  # an import of it raises ModuleNotFoundError
+        for name in modules:
+            try:
+                importlib.import_module(name)
+            except ImportError as error:
+                print(f"{name}: {error}")
+        """,
+        ",".join(OPTIONAL),
+        ",".join(MODULES),
+    )
+    assert result.returncode == 0, result.stderr
+    assert result.stdout == ""
+
+
+def test_modules_beside_the_package_are_one_object() -> None:
+    result = _run(
+        """
+        import sys
+        import aps_deploy.training, aps_deploy.export, aps_deploy.plugins, aps_deploy.cli
+        assert not {"training", "export", "plugins", "cli"} & set(sys.modules)
+        import aps_deploy
+        assert aps_deploy.training is sys.modules["aps_deploy.training"]
+        """
+    )
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    "module",
+    [
+        "aps_deploy",
+        "aps_deploy.cli",
+        "aps_deploy.errors",
+        "aps_deploy.files",
+        "aps_deploy.preprocessing",
+        "aps_deploy.runtimes",
+        "aps_deploy.verification.certificate",
+    ],
+)
+def test_import_is_light(module: str) -> None:
+    result = _run("import importlib, sys; importlib.import_module(sys.argv[1]); print(*sys.modules)", module)
+    assert result.returncode == 0, result.stderr
+    loaded = set(result.stdout.split()) & set(HEAVY)
+    assert not loaded, f"import {module} loads {sorted(loaded)}"
+
+
+@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("export", "--help"), ("train", "--help")])
+def test_help_is_light(arguments: tuple[str, ...]) -> None:
+    result = _run(
+        """
+        import sys
+        sys.argv[0] = "aps-deploy"
+        from aps_deploy.cli import main
+        try:
+            main()
+        finally:
+            print("LOADED", *sys.modules)
+        """,
+        *arguments,
+    )
+    assert result.returncode == 0, result.stderr
+    loaded = set(result.stdout.rsplit("LOADED", 1)[1].split()) & set(HEAVY)
+    assert not loaded, f"{' '.join(arguments)} loads {sorted(loaded)}"
