@@ -1,0 +1,106 @@
+"""Adaptive polyphase sampling: keep, per image, the component with the largest norm."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from torch import Tensor, nn
+
+from aps_deploy.layers.blur import Blur
+from aps_deploy.layers.padding import Padding, circular_pad
+from aps_deploy.layers.selections import Selections
+from aps_deploy.polyphase import Criterion, SelectionMode, check_divisible, polyphase_take
+
+# Where the blur stands: the authors' ImageNet networks blur first and select on the blurred map, their CIFAR networks
+# select on the map itself and blur afterwards.
+BlurPosition = Literal["before_selection", "after_selection"]
+OddMaps = Literal["error", "pad"]
+
+
+class APS(nn.Module):
+    """Downsampling that commutes with circular shifts (Chaman and Dokmanic, CVPR 2021).
+
+    Args:
+        channels: C of the input.
+        stride: 2 or more.
+        filter_size: binomial blur, 1 (none) to 7.
+        criterion: the norm by which components are compared.
+        selection: ``exact`` integer sums, or ``float`` norms as in the authors' code.
+        blur_position: see :data:`BlurPosition`.
+        padding: how the blur meets the border.
+        odd_maps: ``error`` refuses sides that are no multiple of the stride; ``pad`` continues them circularly to
+            the next multiple as the authors do, which gives up exact invariance.
+    """
+
+    def __init__(
+        self,
+        channels: int,
+        stride: int = 2,
+        *,
+        filter_size: int = 1,
+        criterion: Criterion = "l2",
+        selection: SelectionMode = "exact",
+        blur_position: BlurPosition = "before_selection",
+        padding: Padding = "circular",
+        odd_maps: OddMaps = "error",
+    ) -> None:
+        super().__init__()
+        self.stride = stride
+        self.criterion: Criterion = criterion
+        self.selection: SelectionMode = selection
+        self.blur_position = blur_position
+        self.odd_maps = odd_maps
+        self.blur = Blur(channels, filter_size, padding=padding)
+        self.layer_name = "APS layer"
+
+    def forward(self, x: Tensor, selections: Selections) -> tuple[Tensor, Tensor]:
+        """Return the kept component (N, C, H/stride, W/stride) of ``x`` (N, C, H, W) and its index (N,) int64.
+
+        Raises:
+            InputError: H or W is no multiple of the stride; the message names this layer and the next valid size.
+        """
+        x = self._even(x)
+        if self.blur_position == "before_selection":
+            blurred = self.blur(x)
+            index = selections.choose(blurred, self)
+        else:
+            index = selections.choose(x, self)
+            blurred = self.blur(x)
+        return polyphase_take(blurred, index, self.stride), index
+
+    def reuse(self, x: Tensor, index: Tensor | None) -> Tensor:
+        """Return the blurred component ``index`` of ``x``: a shortcut follows the choice of its main branch."""
+        assert index is not None
+        return polyphase_take(self.blur(self._even(x)), index, self.stride)
+
+    def _even(self, x: Tensor) -> Tensor:
+        height, width = x.shape[2], x.shape[3]
+        if self.odd_maps == "pad":
+            # Plain slicing of the periodic continuation; a stride above 2 may need more than one extra row.
+            right, bottom = -width % self.stride, -height % self.stride
+            return circular_pad(x, 0, right, 0, bottom) if right or bottom else x
+        check_divisible(height, width, self.stride, self.layer_name)
+        return x
+
+    def extra_repr(self) -> str:
+        return f"stride={self.stride}, criterion={self.criterion}, selection={self.selection}"
+
+
+class LowPassDownsample(nn.Module):
+    """Blur and stride on a fixed grid (LPF, Zhang 2019); filter size 1 is plain striding."""
+
+    def __init__(self, channels: int, stride: int = 2, *, filter_size: int, padding: Padding = "circular") -> None:
+        super().__init__()
+        self.blur = Blur(channels, filter_size, stride=stride, padding=padding)
+
+    def forward(self, x: Tensor, selections: Selections) -> tuple[Tensor, None]:
+        """Return ``x`` (N, C, H, W) downsampled, and no index."""
+        return self.blur(x), None
+
+    def reuse(self, x: Tensor, index: Tensor | None) -> Tensor:
+        """Return the shortcut's map downsampled on the same grid."""
+        return self.blur(x)
+
+
+Downsample = APS | LowPassDownsample
+

@@ -1,0 +1,47 @@
+"""Architectures, their registry, checkpoints, and other people's weights."""
+
+from aps_deploy.models.checkpoints import (
+    CheckpointInfo,
+    TrainedModel,
+    load_checkpoint,
+    locate_checkpoint,
+    packaged_models,
+    save_checkpoint,
+)
+from aps_deploy.models.importing import ImportResult, import_weights
+from aps_deploy.models.layouts import Layout, detect_layout
+from aps_deploy.models.registry import (
+    ModelSummary,
+    create_model,
+    list_models,
+    resolve_arch,
+    spec,
+    summarise,
+)
+from aps_deploy.models.resnet import ResNet, SelectionTrace
+from aps_deploy.models.spec import ModelSpec
+from aps_deploy.models.weights import ImportReport, load_weights
+
+__all__ = [
+    "CheckpointInfo",
+    "ImportReport",
+    "ImportResult",
+    "Layout",
+    "ModelSpec",
+    "ModelSummary",
+    "ResNet",
+    "SelectionTrace",
+    "TrainedModel",
+    "create_model",
+    "detect_layout",
+    "import_weights",
+    "list_models",
+    "load_checkpoint",
+    "load_weights",
+    "locate_checkpoint",
+    "packaged_models",
+    "resolve_arch",
+    "save_checkpoint",
+    "spec",
+    "summarise",
+]

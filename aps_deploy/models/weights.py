@@ -1,0 +1,113 @@
+"""Reading weight files safely, and loading them into a network whatever their key layout."""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from aps_deploy.errors import InputError
+from aps_deploy.models.layouts import Layout, Weights, canonical_weights, state_dict_of
+
+# Training scripts store metrics as NumPy scalars; these rebuild numbers and nothing else.
+_NUMPY_SCALARS: list[Any] = [np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType]
+_NUMPY_SCALARS.append((np._core.multiarray.scalar, "numpy.core.multiarray.scalar"))
+_NUMPY_SCALARS.append((np._core.multiarray.scalar, "numpy._core.multiarray.scalar"))
+
+
+@dataclass(frozen=True)
+class ImportReport:
+    """What :func:`load_weights` did.
+
+    Attributes:
+        layout: whose keys the weights had.
+        num_tensors: tensors loaded.
+        filter_size: of the blur buffers found, or None where the layout stores none.
+    """
+
+    layout: Layout
+    num_tensors: int
+    filter_size: int | None
+
+
+def read_tensors(path: str | os.PathLike[str]) -> Any:
+    """Return what a weight file holds, on the CPU: a dict of tensors (safetensors) or a whole training file.
+
+    Only data is read: a pickle that would run code is refused.
+
+    Raises:
+        InputError: the file is missing, corrupt, not a checkpoint, or contains pickled code.
+    """
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"checkpoint {file} does not exist or is not a file.")
+    if file.suffix == ".safetensors":
+        try:
+            return load_file(file)
+        except (safetensors.SafetensorError, OSError) as error:
+            raise InputError(f"{file} is not a readable safetensors file ({error}).") from error
+    try:
+        with torch.serialization.safe_globals(_NUMPY_SCALARS):
+            return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        if "Unsupported global" in str(error) or "Unsupported class" in str(error):
+            raise InputError(
+                f"{file} contains pickled code, which is never run; save it again as a plain state dict with "
+                "torch.save(model.state_dict(), ...)."
+            ) from error
+        raise InputError(f"{file} is not a PyTorch checkpoint, or is corrupt.") from error
+    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
+        raise InputError(f"{file} is not a PyTorch checkpoint, or is corrupt.") from error
+
+
+def read_weights(path: str | os.PathLike[str]) -> Weights:
+    """Return the weights in ``path`` under our parameter names.
+
+    Raises:
+        InputError: as :func:`read_tensors`, or the file holds no state dict.
+    """
+    return canonical_weights(state_dict_of(read_tensors(path), str(path)))
+
+
+def load_weights(
+    model: nn.Module, path_or_state_dict: str | os.PathLike[str] | Mapping[str, Tensor]
+) -> ImportReport:
+    """Load weights of aps-deploy, the APS authors, torchvision or antialiased-cnns into ``model``.
+
+    Raises:
+        InputError: the file cannot be read, or its tensors do not fit the network; nothing is loaded then.
+    """
+    if isinstance(path_or_state_dict, Mapping):
+        weights = canonical_weights(state_dict_of(path_or_state_dict))
+    else:
+        weights = read_weights(path_or_state_dict)
+    sizes = {shape[-1] for shape in weights.blur_shapes.values()}
+    _check_fit(model, weights, sizes)
+    model.load_state_dict(weights.tensors)
+    return ImportReport(weights.layout, len(weights.tensors), sizes.pop() if sizes else None)
+
+
+def _check_fit(model: nn.Module, weights: Weights, filter_sizes: set[int]) -> None:
+    name = getattr(getattr(model, "spec", None), "name", type(model).__name__)
+    expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
+    seen = {key: tuple(value.shape) for key, value in weights.tensors.items()}
+    problems = [f"{key} is missing" for key in expected if key not in seen]
+    problems += [f"{key} is not a parameter of it" for key in seen if key not in expected]
+    problems += [
+        f"{key} is {seen[key]}, not {expected[key]}" for key in expected if key in seen and seen[key] != expected[key]
+    ]
+    wanted = getattr(getattr(model, "spec", None), "filter_size", None)
+    if filter_sizes and wanted is not None and filter_sizes != {wanted}:
+        problems.append(f"its blur filters have size {sorted(filter_sizes)}, not {wanted}")
+    if problems:
+        more = f" and {len(problems) - 3} more differences" if len(problems) > 3 else ""
+        raise InputError(f"these weights do not fit {name}: {'; '.join(problems[:3])}{more}.")
