@@ -59,13 +59,9 @@ class Preprocessing:
             if not optional and (isinstance(value, bool) or not isinstance(value, int) or value < 1):
                 raise InputError(f"preprocessing: {name} is {value!r}; it must be a positive number of pixels.")
         if len(self.mean) != 3 or len(self.std) != 3:
-            raise InputError(
-                f"preprocessing: mean {self.mean} and std {self.std} must have one value per channel (3)."
-            )
+            raise InputError(f"preprocessing: mean {self.mean} and std {self.std} must have one value per channel (3).")
         if not all(np.isfinite(self.mean)) or not all(np.isfinite(self.std)) or min(self.std) <= 0:
-            raise InputError(
-                f"preprocessing: mean {self.mean} and std {self.std} must be finite, and std positive."
-            )
+            raise InputError(f"preprocessing: mean {self.mean} and std {self.std} must be finite, and std positive.")
         if self.channel_order not in get_args(ChannelOrder):
             raise InputError(f"preprocessing: channel_order is {self.channel_order!r}; accepted: RGB, BGR.")
         if self.interpolation not in _RESAMPLING:
@@ -160,9 +156,7 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
         ) from error
 
 
-def resize_shorter_side(
-    image: Image.Image, size: int, interpolation: Interpolation = "bilinear"
-) -> Image.Image:
+def resize_shorter_side(image: Image.Image, size: int, interpolation: Interpolation = "bilinear") -> Image.Image:
     """Return the image with its shorter side ``size`` pixels long and its proportions kept.
 
     The longer side is cut to a whole number, not rounded, as torchvision's ``Resize(size)`` does.

@@ -11,11 +11,11 @@ import dataclasses
 import json
 import os
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from aps_deploy.errors import InputError
 from aps_deploy.preprocessing import Preprocessing
+from aps_deploy.runtimes.onnx_files import load_onnx
 
 if TYPE_CHECKING:
     import onnx
@@ -141,9 +141,7 @@ class ModelMetadata:
         try:
             document = json.loads(text)
         except json.JSONDecodeError as error:
-            raise InputError(
-                f"the model file's metadata is not JSON ({error}); export the file again."
-            ) from error
+            raise InputError(f"the model file's metadata is not JSON ({error}); export the file again.") from error
         if not isinstance(document, dict):
             raise InputError("the model file's metadata is not a JSON object; export the file again.")
         return cls.from_dict(document)
@@ -162,7 +160,7 @@ class ModelMetadata:
             InputError: the file is missing or is no ONNX file.
         """
         if isinstance(model, (str, os.PathLike)):
-            model = _load_onnx(Path(model))
+            model = load_onnx(model, with_external_data=False)
         return cls.from_properties({entry.key: entry.value for entry in model.metadata_props})
 
     @classmethod
@@ -214,17 +212,3 @@ def _positive_integer(name: str, value: Any) -> int:
     if isinstance(value, bool) or not isinstance(value, int) or value < 1:
         raise ValueError(f"{name} {value!r} is not a positive integer")
     return value
-
-
-def _load_onnx(path: Path) -> onnx.ModelProto:
-    import onnx
-    from google.protobuf.message import DecodeError
-
-    try:
-        return onnx.load(path, load_external_data=False)
-    except FileNotFoundError:
-        raise InputError(f"{path} does not exist.") from None
-    except (OSError, DecodeError) as error:
-        raise InputError(
-            f"{path} is not a readable ONNX file ({error}); export it again with `aps-deploy export`."
-        ) from error

@@ -1,0 +1,77 @@
+"""Many images through a session in batches: what evaluation and the consistency protocols call."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from aps_deploy.errors import InputError
+from aps_deploy.runtimes.session import LOGITS, Outputs
+
+
+class Runner(Protocol):
+    """The part of a session that is needed here."""
+
+    def run(self, images: npt.NDArray[np.float32]) -> Outputs:
+        """Return the outputs for images (N, 3, H, W)."""
+        ...
+
+
+def iterate_outputs(
+    session: Runner, images: npt.NDArray[np.float32], *, batch_size: int = 64
+) -> Iterator[tuple[slice, Outputs]]:
+    """Yield, batch by batch, which images were run and their outputs.
+
+    Args:
+        session: an open session.
+        images: (N, 3, H, W) float32.
+        batch_size: images per run; the last batch may be smaller.
+
+    Raises:
+        InputError: there are no images, the batch size is not positive, or the session does not take the images.
+    """
+    if batch_size < 1:
+        raise InputError(f"the batch size is {batch_size}; it must be at least 1.")
+    if len(images) == 0:
+        raise InputError("there are no images to run; give at least one.")
+    for start in range(0, len(images), batch_size):
+        part = slice(start, min(start + batch_size, len(images)))
+        yield part, session.run(images[part])
+
+
+def run_batched(session: Runner, images: npt.NDArray[np.float32], *, batch_size: int = 64) -> Outputs:
+    """Return every output for all images, computed batch by batch; see `iterate_outputs`."""
+    parts = [outputs for _, outputs in iterate_outputs(session, images, batch_size=batch_size)]
+    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+
+def predict_logits(
+    session: Runner, images: npt.NDArray[np.float32], *, batch_size: int = 64
+) -> npt.NDArray[np.float32]:
+    """Return the (N, classes) float32 logits of all images, computed batch by batch; see `iterate_outputs`."""
+    return np.concatenate([outputs[LOGITS] for _, outputs in iterate_outputs(session, images, batch_size=batch_size)])
+
+
+def count_correct(
+    session: Runner, batches: Iterable[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]], *, top_k: int = 1
+) -> tuple[int, int]:
+    """Return how many images have their label among the ``top_k`` largest logits, and how many there were.
+
+    A row with a NaN among its logits counts as wrong. Among equal logits the lower class comes first.
+
+    Args:
+        session: an open session.
+        batches: pairs of images (N, 3, H, W) and labels (N,).
+        top_k: 1 for the accuracy, 5 for the top-5 accuracy.
+    """
+    correct = total = 0
+    for images, labels in batches:
+        logits = session.run(images)[LOGITS]
+        best = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
+        hits = (best == labels[:, None]).any(axis=1) & ~np.isnan(logits).any(axis=1)
+        correct += int(hits.sum())
+        total += len(labels)
+    return correct, total

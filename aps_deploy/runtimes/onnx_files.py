@@ -1,0 +1,44 @@
+"""Reading ONNX files with the onnx package, imported when the first is read."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from aps_deploy.errors import InputError
+
+if TYPE_CHECKING:
+    import onnx
+
+
+def load_onnx(path: str | os.PathLike[str], *, with_external_data: bool = True) -> onnx.ModelProto:
+    """Return the model in an ONNX file.
+
+    Args:
+        path: the file.
+        with_external_data: whether weights kept in files beside it are read as well.
+
+    Raises:
+        InputError: the file is missing or holds no ONNX model.
+    """
+    import onnx
+
+    file = Path(path)
+    if not file.is_file():
+        raise InputError(f"{path} does not exist; give the path of an ONNX file.")
+    try:
+        model = onnx.load(file, load_external_data=with_external_data)
+    except Exception as error:  # protobuf's and onnx's own error classes share no base with the system's
+        raise InputError(f"{path} is not a readable ONNX file ({one_line(error)}); export it again.") from error
+    if not model.graph.output:
+        # Protobuf reads an empty file, and much garbage, as a model without a graph.
+        raise InputError(f"{path} is not an ONNX file: it holds no graph with outputs; export it again.")
+    return model
+
+
+def one_line(error: BaseException, limit: int = 200) -> str:
+    """Return the first line of an error's message, shortened."""
+    lines = str(error).strip().splitlines()
+    text = lines[0].rstrip(".") if lines else type(error).__name__
+    return text if len(text) <= limit else text[: limit - 3] + "..."

@@ -1,0 +1,142 @@
+"""From a file's name to the session that runs it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from aps_deploy.errors import InputError
+from aps_deploy.runtimes.availability import (
+    FileKind,
+    RuntimeInfo,
+    check_device,
+    default_runtime,
+    require_runtime,
+    resolve_runtime,
+)
+from aps_deploy.runtimes.session import Session
+from aps_deploy.runtimes.sidecar import check_sidecar
+
+if TYPE_CHECKING:
+    import onnx
+    import torch
+
+CHECKPOINT_SUFFIXES = (".safetensors",)
+ONNX_SUFFIXES = (".onnx",)
+_TORCH_PICKLES = (".pt", ".pth", ".tar", ".ckpt", ".bin")
+
+
+def open_session(
+    path: str | os.PathLike[str] | onnx.ModelProto | torch.nn.Module,
+    *,
+    runtime: str | None = None,
+    device: str | None = None,
+    num_threads: int | None = None,
+) -> Session:
+    """Return a session that runs a model.
+
+    Args:
+        path: a checkpoint (``.safetensors`` or a packaged name such as ``resnet20_aps3.cifar10``), an ``.onnx``
+            file, an ONNX model in memory, or a network made by `create_model`.
+        runtime: ``torch``, ``onnxruntime`` or ``onnx-reference``; None takes the default of the kind of file.
+        device: ``cpu``, ``cuda``, or None: CUDA where the runtime truly starts on it, else the CPU.
+        num_threads: threads of one run; None leaves the runtime's choice. PyTorch's hold for the whole process, and
+            the ReferenceEvaluator has none to set.
+
+    Raises:
+        InputError: the file is missing, of a kind nothing here runs, damaged or changed since it was exported; the
+            runtime is unknown, not installed or does not run this kind of file; the device is not there.
+    """
+    if not isinstance(path, (str, os.PathLike)):
+        return _open_object(path, runtime, device, num_threads)
+    name = os.fspath(path)
+    kind = file_kind(name)
+    info = _runtime_for(kind, runtime, name)
+    where = check_device(device, info)
+    if kind == "onnx":
+        if not Path(name).is_file():
+            raise InputError(f"{name} does not exist; give the path of an ONNX file or a checkpoint.")
+        check_sidecar(name)
+    require_runtime(info)
+    if info.name == "torch":
+        from aps_deploy.runtimes.torch_session import TorchSession
+
+        return TorchSession(name, device=where, num_threads=num_threads)
+    if info.name == "onnxruntime":
+        from aps_deploy.runtimes.onnxruntime_session import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(name, device=where, num_threads=num_threads)
+    from aps_deploy.runtimes.onnx_reference_session import OnnxReferenceSession
+
+    return OnnxReferenceSession(name)
+
+
+def file_kind(path: str | os.PathLike[str]) -> FileKind:
+    """Return whether a path or packaged name is a checkpoint or an ONNX file, judged by its name.
+
+    Raises:
+        InputError: it is neither; the message lists the accepted kinds.
+    """
+    file = Path(path)
+    suffix = file.suffix.lower()
+    if suffix in ONNX_SUFFIXES:
+        return "onnx"
+    if suffix in CHECKPOINT_SUFFIXES or file.name in packaged_names():
+        return "checkpoint"
+    if file.is_dir():
+        raise InputError(f"{path} is a folder; give a model file: {_accepted()}.")
+    hint = ""
+    if suffix in _TORCH_PICKLES:
+        hint = f"; turn a PyTorch checkpoint into one with `aps-deploy import {path}`"
+    raise InputError(f"{path} is no model this can run; accepted: {_accepted()}{hint}.")
+
+
+def packaged_names() -> tuple[str, ...]:
+    """Return the names of the trained models inside the package, such as ``resnet20_aps3.cifar10``."""
+    folder = Path(__file__).resolve().parent.parent / "assets" / "models"
+    return tuple(sorted(file.stem for file in folder.glob("*.safetensors")))
+
+
+def _accepted() -> str:
+    names = packaged_names()
+    packaged = f", a packaged model ({', '.join(names)})" if names else ""
+    return f"a checkpoint (.safetensors){packaged} or an ONNX file (.onnx)"
+
+
+def _runtime_for(kind: FileKind | Literal["network"], runtime: str | None, name: str) -> RuntimeInfo:
+    wanted: FileKind = "checkpoint" if kind == "network" else kind
+    if runtime is None:
+        return default_runtime(wanted)
+    info = resolve_runtime(runtime)
+    if info.reads != wanted:
+        advice = (
+            "export the checkpoint first with `aps-deploy export`"
+            if wanted == "checkpoint"
+            else "accepted for ONNX files: onnxruntime, onnx-reference"
+        )
+        raise InputError(f"{info.title} does not run {name}; {advice}.")
+    return info
+
+
+def _open_object(model: Any, runtime: str | None, device: str | None, num_threads: int | None) -> Session:
+    if hasattr(model, "forward_with_selection"):
+        from aps_deploy.runtimes.torch_session import TorchSession
+
+        info = _runtime_for("network", runtime, "a network in memory")
+        return TorchSession(model, device=check_device(device, info), num_threads=num_threads)
+    if not hasattr(model, "SerializeToString"):
+        raise InputError(
+            f"a {type(model).__name__} is no model this can run; accepted: a path, an onnx.ModelProto, or a network "
+            "made by create_model."
+        )
+    info = _runtime_for("onnx", runtime, "an ONNX model in memory")
+    where = check_device(device, info)
+    require_runtime(info)
+    if info.name == "onnxruntime":
+        from aps_deploy.runtimes.onnxruntime_session import OnnxRuntimeSession
+
+        return OnnxRuntimeSession(model.SerializeToString(), device=where, num_threads=num_threads)
+    from aps_deploy.runtimes.onnx_reference_session import OnnxReferenceSession
+
+    return OnnxReferenceSession(model)

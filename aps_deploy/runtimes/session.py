@@ -1,0 +1,164 @@
+"""The one interface behind which every runtime stands: images in, named arrays out.
+
+`BaseSession` checks the images, cuts them into the slices a file with a fixed batch size takes, and names the
+outputs; a runtime only fills in `_execute`.
+"""
+
+from __future__ import annotations
+
+import abc
+from types import TracebackType
+from typing import Any, Protocol, Self, runtime_checkable
+
+import numpy as np
+import numpy.typing as npt
+
+from aps_deploy.errors import ApsError
+from aps_deploy.runtimes.availability import Device, RuntimeName
+from aps_deploy.runtimes.inputs import InputSpec, check_images
+from aps_deploy.runtimes.metadata import ModelMetadata
+
+Outputs = dict[str, npt.NDArray[Any]]
+
+LOGITS = "logits"
+INDICES = "polyphase_indices"
+
+
+@runtime_checkable
+class Session(Protocol):
+    """A loaded model that runs images; a context manager that frees the model at its end."""
+
+    @property
+    def runtime(self) -> RuntimeName:
+        """``torch``, ``onnx-reference`` or ``onnxruntime``."""
+
+    @property
+    def device(self) -> Device:
+        """Where it runs: ``cpu`` or ``cuda``."""
+
+    @property
+    def providers(self) -> tuple[str, ...]:
+        """What computes, in order of preference, as the runtime itself reports it."""
+
+    @property
+    def metadata(self) -> ModelMetadata:
+        """What the file says about itself; empty for a file of another tool."""
+
+    @property
+    def input_spec(self) -> InputSpec:
+        """What the model takes."""
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The keys of what `run` returns."""
+
+    @property
+    def source(self) -> str:
+        """The file's name as the user gave it, for messages."""
+
+    def run(self, images: npt.NDArray[np.float32]) -> Outputs:
+        """Return the outputs for images (N, 3, H, W) float32.
+
+        Returns:
+            ``logits`` (N, classes) float32; ``polyphase_indices`` (N, L) int64 where the model selects; any further
+            output of the file under its own name. The arrays belong to the caller.
+
+        Raises:
+            InputError: the images have a dtype, shape or size the model does not take.
+            ApsError: the runtime failed.
+        """
+
+    def close(self) -> None:
+        """Free the model; closing twice does nothing."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None: ...
+
+
+class BaseSession(abc.ABC):
+    """What the sessions share: checks, slices of a fixed batch, names of the outputs, closing.
+
+    Args:
+        runtime: the runtime's name.
+        device: where it runs.
+        providers: what computes.
+        metadata: what the file says about itself.
+        input_spec: what the model takes.
+        output_names: the model's outputs in order, under the file's own names.
+        source: the file's name, for messages.
+    """
+
+    def __init__(
+        self,
+        *,
+        runtime: RuntimeName,
+        device: Device,
+        providers: tuple[str, ...],
+        metadata: ModelMetadata,
+        input_spec: InputSpec,
+        output_names: tuple[str, ...],
+        source: str,
+    ) -> None:
+        self.runtime = runtime
+        self.device = device
+        self.providers = providers
+        self.metadata = metadata
+        self.input_spec = input_spec
+        self.source = source
+        # A file of another tool calls its first output what it likes.
+        self.output_names = output_names if LOGITS in output_names else (LOGITS, *output_names[1:])
+        self._closed = False
+
+    def run(self, images: npt.NDArray[np.float32]) -> Outputs:
+        """Return the outputs for images (N, 3, H, W) float32; see `Session.run`."""
+        if self._closed:
+            raise ApsError(f"the session of {self.source} is closed; open it again with open_session.")
+        check_images(images, self.input_spec, self.metadata, self.source)
+        batch = self.input_spec.batch
+        if batch is None or len(images) == batch:
+            return self._run_slice(images)
+        parts = []
+        for start in range(0, len(images), batch):
+            part = images[start : start + batch]
+            # Repeating the last image is always valid input; what it yields is cut off again.
+            padding = np.repeat(part[-1:], batch - len(part), axis=0)
+            outputs = self._run_slice(np.concatenate([part, padding]))
+            parts.append({name: values[: len(part)] for name, values in outputs.items()})
+        return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+
+    def _run_slice(self, images: npt.NDArray[np.float32]) -> Outputs:
+        values = self._execute(np.ascontiguousarray(images, dtype=self.input_spec.dtype))
+        outputs = dict(zip(self.output_names, values, strict=True))
+        logits = outputs[LOGITS]
+        if logits.dtype != np.float32:
+            outputs[LOGITS] = logits.astype(np.float32)
+        return outputs
+
+    @abc.abstractmethod
+    def _execute(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        """Return the outputs in the file's order, as arrays nobody else writes to."""
+
+    def close(self) -> None:
+        """Free the model; closing twice does nothing."""
+        if not self._closed:
+            self._closed = True
+            self._release()
+
+    @abc.abstractmethod
+    def _release(self) -> None:
+        """Drop what holds the model's memory."""
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __repr__(self) -> str:
+        state = "closed" if self._closed else self.device
+        return f"<{type(self).__name__} of {self.source} on {self.runtime} ({state})>"

@@ -1,0 +1,107 @@
+"""Checkpoints in PyTorch, on the CPU or a CUDA device: the float32 reference other runtimes are compared with."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aps_deploy.errors import InputError
+from aps_deploy.runtimes.availability import Device
+from aps_deploy.runtimes.inputs import InputSpec
+from aps_deploy.runtimes.metadata import ModelMetadata
+from aps_deploy.runtimes.session import INDICES, LOGITS, BaseSession
+
+if TYPE_CHECKING:
+    import torch
+
+
+class TorchSession(BaseSession):
+    """A network in PyTorch, in evaluation mode, float32 with TF32 off.
+
+    Args:
+        model: checkpoint path, packaged name, or a network made by `create_model`, which is moved to the device and
+            put into evaluation mode.
+        device: ``cpu``, ``cuda``, or None: CUDA where there is a device, else the CPU.
+        num_threads: threads of PyTorch, for the whole process; None leaves them.
+        source: name for messages.
+
+    Raises:
+        InputError: there is no such checkpoint, it cannot be read, or CUDA was asked for and is not there.
+    """
+
+    def __init__(
+        self,
+        model: str | os.PathLike[str] | torch.nn.Module,
+        *,
+        device: Device | None = None,
+        num_threads: int | None = None,
+        source: str | None = None,
+    ) -> None:
+        import torch
+
+        from aps_deploy.models import load_checkpoint
+
+        path = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
+        name = source or path or "the network in memory"
+        where = _device(device, name)
+        if num_threads is not None:
+            if num_threads < 1:
+                raise InputError(f"the number of threads is {num_threads}; it must be at least 1.")
+            torch.set_num_threads(num_threads)
+        network: Any = model if path is None else load_checkpoint(path)
+        self._network = network.to(where).eval()
+        metadata = ModelMetadata.from_model(network)
+        super().__init__(
+            runtime="torch",
+            device=where,
+            providers=(torch.cuda.get_device_name() if where == "cuda" else "CPU",),
+            metadata=metadata,
+            input_spec=InputSpec(),
+            output_names=(LOGITS, INDICES) if metadata.num_selections else (LOGITS,),
+            source=name,
+        )
+
+    def _execute(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+        import torch
+
+        # torch warns about read-only memory, which a memory-mapped or broadcast array has.
+        writable = images if images.flags.writeable else images.copy()
+        with torch.inference_mode(), full_float32():
+            logits, indices = self._network.forward_with_selection(torch.from_numpy(writable).to(self.device))
+        outputs = [logits.float().cpu().numpy()]
+        if INDICES in self.output_names:
+            outputs.append(indices.to(torch.int64).cpu().numpy())
+        return [np.ascontiguousarray(value) for value in outputs]
+
+    def _release(self) -> None:
+        del self._network
+
+
+@contextlib.contextmanager
+def full_float32() -> Iterator[None]:
+    """Within this block float32 products are float32: no TF32, no bf16, and no algorithm chosen by timing."""
+    import torch
+
+    before = torch.get_float32_matmul_precision()
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
+
+
+def _device(device: Device | None, name: str) -> Device:
+    import torch
+
+    works = torch.cuda.is_available()
+    if device == "cuda" and not works:
+        raise InputError(
+            f"{name}: the device cuda was asked for and PyTorch {torch.__version__} finds none; available: cpu."
+        )
+    return device if device is not None else ("cuda" if works else "cpu")
