@@ -234,7 +234,11 @@ def _class_order(folder: Path, names: Sequence[str], class_names: Sequence[str] 
         return tuple(class_names)
     known = set(class_names)
     inner = [name for name in found if known & {entry.name for entry in os.scandir(folder / name) if entry.is_dir()}]
-    advice = f"did you mean {folder / inner[0]}?" if inner else "rename the folders to the model's class names."
+    advice = (
+        f"did you mean {' or '.join(str(folder / name) for name in inner[:3])}?"
+        if inner
+        else "rename the folders to the model's class names."
+    )
     raise InputError(
         f"{folder}: {len(unknown)} of its {len(found)} class folders are not classes of the model "
         f"({_some(unknown)}; the model has {_some(list(class_names))}); {advice}"

@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from aps_deploy.errors import InputError
+from aps_deploy.errors import InputError, near_matches
 
 Interpolation = Literal["nearest", "bilinear", "bicubic", "lanczos"]
 ChannelOrder = Literal["RGB", "BGR"]
@@ -127,6 +127,21 @@ CIFAR10 = Preprocessing(
     std=(0.24703224, 0.24348514, 0.26158786),
 )
 IMAGENET = Preprocessing(image_size=224, resize=256, mean=(0.485, 0.456, 0.406), std=(0.229, 0.224, 0.225))
+
+PRESETS: dict[str, Preprocessing] = {"cifar10": CIFAR10, "imagenet": IMAGENET}
+"""Preprocessings by name, for model files that carry none."""
+
+
+def preset(name: str) -> Preprocessing:
+    """Return the preprocessing of that name.
+
+    Raises:
+        InputError: there is no such preprocessing.
+    """
+    if name.lower() not in PRESETS:
+        known = f"{near_matches(name.lower(), PRESETS)}; accepted: {', '.join(PRESETS)}"
+        raise InputError(f"unknown preprocessing {name!r}{known}.")
+    return PRESETS[name.lower()]
 
 
 def load_image(path: str | os.PathLike[str]) -> Image.Image:
