@@ -1,0 +1,136 @@
+"""How each training setting is spelled on the command line.
+
+One annotated type per field of `TrainSettings`, in its order; the first name is the field's own, the others are the
+spellings of the authors' and of torchvision's scripts. Underscores and dashes are the same to the command line, so
+``--filter_size`` needs no entry. Imports no torch: ``aps-deploy train --help`` is built from this.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+from typer import Option
+
+from aps_deploy.training.settings import PrecisionName, RecipeName, ScheduleName
+
+# What to train, on what, and where to.
+Arch = Annotated[
+    str | None,
+    Option("--arch", "-a", help="Architecture, such as resnet20_aps3; `aps-deploy models` lists them.", metavar="NAME"),
+]
+Data = Annotated[
+    Path | None,
+    Option(
+        "--data",
+        "--dataset-path",
+        help="Folder with train/<class>/ and val/ or test/, or a folder for torchvision's CIFAR-10.",
+        metavar="DIR",
+    ),
+]
+OutDir = Annotated[
+    Path | None,
+    Option("--out-dir", "--model-folder", help="New folder for metrics, curves and checkpoints.", metavar="DIR"),
+]
+Recipe = Annotated[
+    RecipeName | None,
+    Option("--recipe", help="Set of defaults; by default cifar10 or imagenet, by the architecture's family."),
+]
+Resume = Annotated[bool, Option("--resume", help="Continue the run in --out-dir.")]
+Evaluate = Annotated[
+    bool, Option("--evaluate", "-e", "--evaluate-only", help="Only evaluate --weights, or the run of --resume.")
+]
+Weights = Annotated[
+    Path | None,
+    Option("--weights", "--pretrained", help="Start from this checkpoint (ours or other people's).", metavar="FILE"),
+]
+Seed = Annotated[
+    int | None, Option("--seed", "--seed-num", help="Seed of initialisation, order and augmentation [default: 0].")
+]
+
+# The network.
+FilterSize = Annotated[
+    int | None, Option("--filter-size", help="Blur filter size 1 to 7, where --arch does not name it.")
+]
+Criterion = Annotated[
+    str | None,
+    Option("--criterion", "--apspool-criterion", help="Norm that selects: l2, l1, linf, max, l2_min or l1_min."),
+]
+Selection = Annotated[Literal["exact", "float"] | None, Option("--selection", help="Arithmetic of the selection.")]
+PoolOnly = Annotated[
+    bool | None,
+    Option("--pool-only/--no-pool-only", help="ImageNet family: keep the stride of the first convolution."),
+]
+Padding = Annotated[
+    Literal["circular", "zeros"] | None, Option("--padding", "--conv-pad-type", help="Padding of the convolutions.")
+]
+
+# The optimiser and its schedule.
+Epochs = Annotated[int | None, Option("--epochs", "-ep", "--num-epochs", help="Passes over the training images.")]
+BatchSize = Annotated[int | None, Option("--batch-size", "-b", help="Images per step.")]
+LearningRate = Annotated[float | None, Option("--learning-rate", "--lr", help="Peak learning rate.")]
+Momentum = Annotated[float | None, Option("--momentum", help="Momentum of SGD.")]
+Nesterov = Annotated[bool | None, Option("--nesterov/--no-nesterov", help="Nesterov's form of the momentum.")]
+WeightDecay = Annotated[float | None, Option("--weight-decay", "--wd", help="L2 penalty on all parameters.")]
+LabelSmoothing = Annotated[
+    float | None, Option("--label-smoothing", help="Share of the target spread over all classes.")
+]
+Schedule = Annotated[ScheduleName | None, Option("--schedule", help="How the learning rate falls.")]
+StepEpochs = Annotated[
+    int | None, Option("--step-epochs", "--step-size-lr", "--lr-step", help="Step schedule: epochs between two drops.")
+]
+StepFactor = Annotated[float | None, Option("--step-factor", "--gamma", help="Step schedule: factor of each drop.")]
+WarmupShare = Annotated[
+    float | None, Option("--warmup-share", help="One-cycle schedule: share of the steps spent rising.")
+]
+
+# Augmentation.
+Flip = Annotated[bool | None, Option("--flip/--no-flip", help="Mirror each training image with probability 1/2.")]
+CropPadding = Annotated[
+    int | None, Option("--crop-padding", help="Random crop of the image padded by this many pixels.")
+]
+CropPaddingMode = Annotated[
+    Literal["zeros", "reflect", "circular"] | None,
+    Option("--crop-padding-mode", help="What the random crop finds outside the image."),
+]
+CircularDataAug = Annotated[
+    bool | None,
+    Option(
+        "--circular-data-aug/--no-circular-data-aug",
+        "--data-augmentation/--no-data-augmentation",
+        "--data-augmentation-flag",
+        help="The authors' augmentation: one circular shift per batch.",
+    ),
+]
+CircularShift = Annotated[
+    int | None,
+    Option("--circular-shift", "--max-shift", help="Shifts of augmentation and consistency go from -n to n-1."),
+]
+
+# The images.
+Holdout = Annotated[int | None, Option("--holdout", help="Training images set aside where there is no val/.")]
+MaxTrainImages = Annotated[int | None, Option("--max-train-images", help="Train on this many images only.")]
+ImageSize = Annotated[
+    int | None, Option("--image-size", "--base-center-crop", help="Side of the network's input in pixels.")
+]
+Resize = Annotated[int | None, Option("--resize", help="Shorter side in pixels before the centre crop.")]
+Download = Annotated[
+    bool | None, Option("--download/--no-download", help="Let torchvision download CIFAR-10 into --data.")
+]
+Workers = Annotated[int | None, Option("--workers", "-j", "--num-workers", help="Processes that read images.")]
+
+# The machine.
+Precision = Annotated[
+    PrecisionName | None, Option("--precision", help="Arithmetic of a step; auto: bf16 where the hardware has it.")
+]
+ChannelsLast = Annotated[
+    bool | None, Option("--channels-last/--no-channels-last", help="Memory order [default: on for CUDA].")
+]
+Compile = Annotated[bool | None, Option("--compile/--no-compile", help="Train through torch.compile.")]
+ValidateConsistency = Annotated[
+    bool | None,
+    Option("--validate-consistency/--no-validate-consistency", help="Measure shift consistency after every epoch."),
+]
+Progress = Annotated[
+    bool | None, Option("--progress/--no-progress", help="Progress bar [default: where stderr is a terminal].")
+]
