@@ -67,9 +67,11 @@ def _check_size(height: int, width: int, spec: InputSpec, metadata: ModelMetadat
     divisor, smallest = metadata.size_divisor, metadata.min_size
     valid = tuple(_next_multiple(max(side, smallest, 1), divisor) for side in (height, width))
     if valid != (height, width):
-        least = f" and at least {smallest}" if smallest > divisor else ""
+        multiple = f"multiples of {divisor}" if divisor > 1 else ""
+        least = f"at least {smallest}" if smallest > divisor else ""
         raise InputError(
-            f"{source}: images are {height}x{width}, but height and width must be multiples of {divisor}{least}; "
+            f"{source}: images are {height}x{width}, but height and width must be "
+            f"{' and '.join(part for part in (multiple, least) if part)}; "
             f"the next valid size is {valid[0]}x{valid[1]}."
         )
 

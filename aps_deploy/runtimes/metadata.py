@@ -169,25 +169,24 @@ class ModelMetadata:
         import aps_deploy
 
         arguments = dict(model.arguments)
-        name = arguments.pop("name", model.spec.name)
         layers = tuple(model.selection_layers)
         class_names = getattr(model, "class_names", None)
         checkpoint = getattr(model, "checkpoint", None)
         return cls(
-            architecture=name,
+            architecture=arguments.pop("name"),
             arguments=arguments,
             filter_size=model.spec.filter_size,
-            num_classes=arguments.get("num_classes") or model.spec.num_classes,
+            num_classes=arguments["num_classes"],
             class_names=None if class_names is None else tuple(class_names),
             preprocessing=getattr(model, "preprocessing", None),
             size_divisor=model.size_divisor,
             min_size=model.spec.min_size,
-            selection=arguments.get("selection", "exact") if layers else None,
-            criterion=arguments.get("criterion", "l2") if layers else None,
+            selection=arguments["selection"] if layers else None,
+            criterion=arguments["criterion"] if layers else None,
             selection_layers=layers,
             precision="fp32",
             checkpoint_sha256=None if checkpoint is None else checkpoint.sha256,
-            aps_deploy_version=getattr(aps_deploy, "__version__", None),
+            aps_deploy_version=aps_deploy.__version__,
         )
 
     @classmethod

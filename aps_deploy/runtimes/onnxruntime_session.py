@@ -75,7 +75,7 @@ class OnnxRuntimeSession(BaseSession):
                 f"ONNX Runtime failed on {self.source} with images of shape {images.shape} ({one_line(error)})."
             ) from error
         # Where a graph output is also the input, ONNX Runtime may hand out the caller's own memory.
-        return [np.array(value) if np.shares_memory(value, images) else value for value in outputs]
+        return [np.array(value) if np.may_share_memory(value, images) else value for value in outputs]
 
     def _release(self) -> None:
         del self._session
@@ -89,7 +89,9 @@ def _options(num_threads: int | None) -> Any:
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.use_deterministic_compute = True
-    options.log_severity_level = 3  # errors: warnings about graph clean-ups are of no use to a user
+    # Only what ends the process: warnings about graph clean-ups are of no use, and an error is raised as well as
+    # logged.
+    options.log_severity_level = 4
     if num_threads is not None:
         options.intra_op_num_threads = num_threads
     return options
