@@ -1,0 +1,72 @@
+"""Proof that a shipped file kept what the model promises: selections, logits, shift consistency, batches.
+
+Everything is imported on first use: ``import aps_deploy.verification`` needs neither PyTorch nor onnx.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from aps_deploy.verification.certificate import Certificate, Check, certificate_path
+    from aps_deploy.verification.consistency import (
+        CIFAR_PROTOCOL,
+        IMAGENET_PROTOCOL,
+        AuthorsConsistency,
+        AuthorsProtocol,
+        Consistency,
+        authors_consistency,
+        measure_consistency,
+    )
+    from aps_deploy.verification.gates import GATES, parse_gates, resolve_gates
+    from aps_deploy.verification.paths import verify_path
+    from aps_deploy.verification.shifts import ShiftSet, shift_set
+    from aps_deploy.verification.table import certificate_table
+    from aps_deploy.verification.verifying import verify
+
+_NAMES = {
+    "certificate": ("Certificate", "Check", "certificate_path"),
+    "consistency": (
+        "CIFAR_PROTOCOL",
+        "IMAGENET_PROTOCOL",
+        "AuthorsConsistency",
+        "AuthorsProtocol",
+        "Consistency",
+        "authors_consistency",
+        "measure_consistency",
+    ),
+    "gates": ("GATES", "parse_gates", "resolve_gates"),
+    "paths": ("verify_path",),
+    "shifts": ("ShiftSet", "shift_set"),
+    "table": ("certificate_table",),
+    "verifying": ("verify",),
+}
+_HOME_OF = {name: f"aps_deploy.verification.{module}" for module, names in _NAMES.items() for name in names}
+
+__all__ = [
+    "CIFAR_PROTOCOL",
+    "GATES",
+    "IMAGENET_PROTOCOL",
+    "AuthorsConsistency",
+    "AuthorsProtocol",
+    "Certificate",
+    "Check",
+    "Consistency",
+    "ShiftSet",
+    "authors_consistency",
+    "certificate_path",
+    "certificate_table",
+    "measure_consistency",
+    "parse_gates",
+    "resolve_gates",
+    "shift_set",
+    "verify",
+    "verify_path",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _HOME_OF:
+        return getattr(import_module(_HOME_OF[name]), name)
+    raise AttributeError(f"module 'aps_deploy.verification' has no attribute {name!r}")

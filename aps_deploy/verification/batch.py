@@ -1,0 +1,113 @@
+"""Does an image's answer depend on the company it keeps? Batch size, batch slot, and plain repetition."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from aps_deploy.errors import ApsError, InputError
+from aps_deploy.verification.consistency import (
+    Images,
+    Logits,
+    Runner,
+    finite_or_none,
+    identical_rows,
+    largest_difference,
+)
+
+DEFAULT_IMAGES = 8
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchDifference:
+    """Largest logit difference of one comparison.
+
+    Attributes:
+        max_abs: largest absolute difference; infinite where a logit is not finite.
+        identical: whether all compared rows have the same bits.
+    """
+
+    max_abs: float
+    identical: bool
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as plain JSON values."""
+        return {"max_abs": finite_or_none(self.max_abs), "identical": self.identical}
+
+
+@dataclasses.dataclass(frozen=True)
+class BatchResult:
+    """How logits depend on the batch around an image.
+
+    Attributes:
+        num_images: images used.
+        batch_size: size N of the large batch.
+        repeat: the same batch, run twice.
+        size: each image alone against the same image in the batch of N.
+        slot: the first image of a batch against the same image in its last slot.
+        identical_rows: one image N times in one batch, all rows against the first.
+    """
+
+    num_images: int
+    batch_size: int
+    repeat: BatchDifference
+    size: BatchDifference
+    slot: BatchDifference
+    identical_rows: BatchDifference
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as plain JSON values."""
+        differences = {name: getattr(self, name).to_dict() for name in ("repeat", "size", "slot", "identical_rows")}
+        return {"num_images": self.num_images, "batch_size": self.batch_size, **differences}
+
+
+def check_batches(runner: Runner, images: Images, *, num_images: int = DEFAULT_IMAGES) -> BatchResult:
+    """Return how the outputs for the first ``num_images`` of ``images`` (N, 3, H, W) depend on their batch.
+
+    The batch is of odd size, so that rows left over from a kernel's blocks of two, four or eight are among those
+    tested; few images are repeated.
+
+    Raises:
+        InputError: there are no images.
+        ApsError: the runner returned no logits.
+    """
+    if len(images) == 0:
+        raise InputError("batch checks need at least one image.")
+    few = images[:num_images]
+    size = max(len(few), 5) | 1
+    batch = np.ascontiguousarray(np.resize(few, (size, *few.shape[1:])))
+    together = _run(runner, batch)
+    alone = np.concatenate([_run(runner, batch[row : row + 1]) for row in range(len(few))])
+    reversed_rows = _run(runner, np.ascontiguousarray(batch[::-1]))[::-1]
+    copies = [_run(runner, np.repeat(few[row : row + 1], size, axis=0)) for row in sorted({0, len(few) - 1})]
+    return BatchResult(
+        num_images=len(few),
+        batch_size=size,
+        repeat=_difference(together, _run(runner, batch)),
+        size=_difference(alone, together[: len(few)]),
+        slot=_difference(together, reversed_rows),
+        identical_rows=_worst([_difference(rows, np.repeat(rows[:1], size, axis=0)) for rows in copies]),
+    )
+
+
+def _run(runner: Runner, images: Images) -> Logits:
+    outputs = runner.run(images)
+    if "logits" not in outputs:
+        raise ApsError("the model returned no logits.")
+    return np.array(outputs["logits"])
+
+
+def _difference(first: Logits, second: Logits) -> BatchDifference:
+    if first.shape != second.shape:
+        raise ApsError(f"the model returned logits of shapes {first.shape} and {second.shape} for equal batches.")
+    same = bool(identical_rows(first, second).all())
+    return BatchDifference(float(largest_difference(first, second).max(initial=0.0)), same)
+
+
+def _worst(differences: list[BatchDifference]) -> BatchDifference:
+    return BatchDifference(
+        max(difference.max_abs for difference in differences),
+        all(difference.identical for difference in differences),
+    )

@@ -1,0 +1,167 @@
+"""The outcome of a verification: what was measured, what was asked, and the verdict. JSON for programs.
+
+Imports neither torch nor onnx: a server checks a certificate before it loads anything.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+from aps_deploy.errors import InputError
+from aps_deploy.files import read_json, write_json
+
+CERTIFICATE_VERSION = 1
+
+Status = Literal["passed", "failed", "reported", "not_applicable"]
+
+
+@dataclasses.dataclass(frozen=True)
+class Check:
+    """One line of the certificate.
+
+    Attributes:
+        name: name of the gate.
+        group: ``file``, ``static``, ``selection``, ``parity``, ``consistency`` or ``batch``.
+        status: the verdict; ``reported`` where there is no limit, ``not_applicable`` where nothing can be measured.
+        measured: the number; None where there is none or it is not finite.
+        tolerance: the limit; None where there is none.
+        comparison: how they compare, ``<=`` or ``>=``.
+        unit: of both.
+        reason: why the gate exists, or what went wrong.
+    """
+
+    name: str
+    group: str
+    status: Status
+    measured: float | None
+    tolerance: float | None
+    comparison: str
+    unit: str
+    reason: str
+
+    def sentence(self) -> str:
+        """Return the check in one line, such as ``parity_excess: 3.2 tolerances (limit <= 1)``."""
+        value = "not a number" if self.measured is None else f"{self.measured:.6g} {self.unit}"
+        limit = "no limit" if self.tolerance is None else f"limit {self.comparison} {self.tolerance:g}"
+        return f"{self.name}: {value} ({limit}): {self.reason}"
+
+
+@dataclasses.dataclass(frozen=True)
+class Certificate:
+    """Everything that a verification found.
+
+    Attributes:
+        file: the verified file: name, sha256, kind, precision, polyphase form.
+        reference: the float32 model it was compared with: name, sha256, architecture.
+        checks: one entry per gate.
+        counts: images, shifts, selections by verdict (agreed, explained, unexplained, tied, at_risk).
+        environment: runtime, device, providers, versions.
+        data: number, size and hash of the images; seed.
+        shift_set: how the shifts were chosen, and which they are.
+        overrides: gates that are the caller's and not the defaults.
+        details: the measurements behind the checks, by group.
+        created: time in UTC, ISO 8601.
+    """
+
+    file: dict[str, Any]
+    reference: dict[str, Any]
+    checks: tuple[Check, ...]
+    counts: dict[str, int]
+    environment: dict[str, Any]
+    data: dict[str, Any]
+    shift_set: dict[str, Any]
+    overrides: dict[str, float | None]
+    details: dict[str, Any]
+    created: str
+
+    @property
+    def passed(self) -> bool:
+        """Whether something was checked and nothing failed."""
+        return any(check.status == "passed" for check in self.checks) and not self.failed_checks
+
+    @property
+    def failed_checks(self) -> tuple[Check, ...]:
+        """The checks that failed."""
+        return tuple(check for check in self.checks if check.status == "failed")
+
+    @property
+    def exit_code(self) -> int:
+        """0 where it passed, 1 where a gate failed."""
+        return 0 if self.passed else 1
+
+    def check(self, name: str) -> Check:
+        """Return the check of one gate.
+
+        Raises:
+            KeyError: the certificate has no such check.
+        """
+        for check in self.checks:
+            if check.name == name:
+                return check
+        raise KeyError(name)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the certificate as plain JSON values, verdict first."""
+        document = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        document["checks"] = [dataclasses.asdict(check) for check in self.checks]
+        return {
+            "certificate_version": CERTIFICATE_VERSION,
+            "passed": self.passed,
+            "failed": [check.sentence() for check in self.failed_checks],
+            **document,
+        }
+
+    def to_json(self) -> str:
+        """Return the certificate as JSON text."""
+        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+
+    def save(self, path: str | os.PathLike[str]) -> Path:
+        """Write the certificate as JSON, atomically, and return its path.
+
+        Raises:
+            InputError: the folder does not exist.
+            ApsError: the disk is full or the folder cannot be written.
+        """
+        write_json(path, self.to_dict())
+        return Path(path)
+
+    @classmethod
+    def from_json(cls, path: str | os.PathLike[str]) -> Certificate:
+        """Return the certificate in a file.
+
+        Raises:
+            InputError: the file is missing, is no certificate, is of a newer version, or its verdict does not follow
+                from its checks.
+        """
+        return cls.from_dict(read_json(path), source=str(path))
+
+    @classmethod
+    def from_dict(cls, document: Any, *, source: str = "the certificate") -> Certificate:
+        """Return the certificate in a document made by `to_dict`; see `from_json`."""
+        version = document.get("certificate_version") if isinstance(document, dict) else None
+        if version is None:
+            raise InputError(f"{source} is not a certificate; write one with `aps-deploy verify`.")
+        if version != CERTIFICATE_VERSION:
+            raise InputError(
+                f"{source} is a certificate of version {version}, this program reads {CERTIFICATE_VERSION}; "
+                "verify the file again."
+            )
+        try:
+            values = {field.name: document[field.name] for field in dataclasses.fields(cls)}
+            values["checks"] = tuple(Check(**check) for check in document["checks"])
+            certificate = cls(**values)
+        except (KeyError, TypeError) as error:
+            raise InputError(f"{source} is a damaged certificate ({error}); verify the file again.") from error
+        if certificate.passed != document.get("passed"):
+            raise InputError(f"{source}: its verdict does not follow from its checks; verify the file again.")
+        return certificate
+
+
+def certificate_path(file: str | os.PathLike[str]) -> Path:
+    """Return where the certificate of a file is written by default: ``<stem>.certificate.json`` beside it."""
+    path = Path(file)
+    return path.with_name(f"{path.stem}.certificate.json")

@@ -1,0 +1,214 @@
+"""What a file must meet to pass: every gate with its default for each precision, and the reason for it.
+
+A gate compares one measured number with one limit. ``None`` as a limit means that the number is reported and passes
+whatever it is. Defaults can be overridden by name; the certificate records every override.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping
+from typing import Literal
+
+from aps_deploy.errors import InputError, near_matches
+
+Comparison = Literal["<=", ">="]
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+
+EQUIVARIANT_RUNTIMES = {
+    # Their convolutions, reductions and products round every pixel alike wherever it stands: measured over 19 shapes
+    # down to odd ones. A CUDA provider picks kernels by shape and promises nothing of the kind.
+    ("torch", "cpu"),
+    ("onnxruntime", "cpu"),
+}
+"""(runtime, device) pairs on which logits must be bit-identical under shifts, at every precision."""
+
+
+@dataclasses.dataclass(frozen=True)
+class GateSpec:
+    """One gate of the table.
+
+    Attributes:
+        comparison: ``<=`` where the limit is the largest accepted value, ``>=`` where it is the smallest.
+        limits: limit per precision; None is reported only.
+        unit: of measured value and limit.
+        reason: why the gate exists and why the limit is what it is.
+        only_equivariant: the limit holds on `EQUIVARIANT_RUNTIMES`; elsewhere `elsewhere` does.
+        elsewhere: limit per precision on other runtimes.
+    """
+
+    comparison: Comparison
+    limits: Mapping[str, float | None]
+    unit: str
+    reason: str
+    only_equivariant: bool = False
+    elsewhere: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+
+
+@dataclasses.dataclass(frozen=True)
+class Gate:
+    """A gate as it applies to one file in one runtime.
+
+    Attributes:
+        name: key of the table.
+        comparison: see `GateSpec`.
+        limit: None where the number is only reported.
+        unit: of measured value and limit.
+        reason: why the gate exists.
+        overridden: whether the limit is the caller's and not the table's.
+    """
+
+    name: str
+    comparison: Comparison
+    limit: float | None
+    unit: str
+    reason: str
+    overridden: bool = False
+
+    def accepts(self, measured: float) -> bool:
+        """Return whether the measured number is within the limit; NaN never is, without a limit anything is."""
+        if self.limit is None:
+            return True
+        if math.isnan(measured):
+            return False
+        return measured <= self.limit if self.comparison == "<=" else measured >= self.limit
+
+
+def _same(limit: float | None) -> dict[str, float | None]:
+    return dict.fromkeys(PRECISIONS, limit)
+
+
+# Elementwise |file - reference| <= atol + rtol |reference|; also what counts as equal between two batches.
+_ATOL: dict[str, float | None] = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": None}
+_RTOL: dict[str, float | None] = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2, "int8": None}
+
+GATES: dict[str, GateSpec] = {
+    "missing_outputs": GateSpec(
+        "<=", _same(0), "outputs", "a file that lacks an output it declares cannot be audited"
+    ),
+    "changed_bytes": GateSpec(
+        "<=", _same(0), "files", "the file's hash must be the one its export wrote beside it"
+    ),
+    "non_finite_rows": GateSpec(
+        "<=", _same(0), "images", "a NaN or an infinity in the logits is no answer, and hides every other difference"
+    ),
+    "static_findings": GateSpec(
+        "<=", _same(0), "nodes",
+        "low precision, unordered ties, float pooling and other padding fail on images that were not tried",
+    ),
+    "index_range": GateSpec("<=", _same(0), "selections", "an index beyond the components selects nothing"),
+    "unexplained_selections": GateSpec(
+        "<=", _same(0), "selections", "another choice is a fault unless the margin is below the file's error"
+    ),
+    "margin_cap": GateSpec(
+        "<=", {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}, "relative margin",
+        "largest margin that the measured score error may explain: well above the rounding of the precision, "
+        "well below the typical margin (1e-3 to 1e-2)",
+    ),
+    "parity_atol": GateSpec("<=", _ATOL, "logit", "absolute part of the elementwise tolerance"),
+    "parity_rtol": GateSpec("<=", _RTOL, "relative", "relative part of the elementwise tolerance"),
+    "parity_excess": GateSpec(
+        "<=", {**_same(1.0), "int8": None}, "tolerances",
+        "largest |file - reference| in units of atol + rtol |reference|, the file's own indices forced",
+    ),
+    "parity_mean_abs": GateSpec(
+        "<=", {"fp32": 1e-4, "fp16": 1e-3, "bf16": 1e-2, "int8": None}, "logit",
+        "a small bias on every logit passes any elementwise tolerance",
+    ),
+    "parity_cosine": GateSpec(
+        ">=", {"fp32": 0.9999, "fp16": 0.999, "bf16": 0.995, "int8": 0.99}, "cosine",
+        "smallest over the images: one image that points elsewhere is not averaged away",
+    ),
+    "clear_top1_changes": GateSpec(
+        "<=", {**_same(0), "int8": None}, "images",
+        "a class may change only where the reference's two best logits are within the tolerance",
+    ),
+    "accuracy_drop": GateSpec(
+        "<=", _same(1.0), "points", "accuracy lost against the reference; one point is what int8 may cost"
+    ),
+    "top1_consistency": GateSpec(
+        ">=", _same(100.0), "% of pairs", "the promise: the answer does not change when the image moves"
+    ),
+    "identical_shifts": GateSpec(
+        ">=", _same(100.0), "% of shifts",
+        "exact selection and pooling make logits bit-identical on runtimes whose kernels treat all positions alike",
+        only_equivariant=True,
+        elsewhere=_same(None),
+    ),
+    "authors_consistency": GateSpec(
+        ">=", _same(None), "%",
+        "the paper's protocol, two random shifts per batch: for comparing numbers; too noisy to gate",
+    ),
+    "repeat_difference": GateSpec(
+        "<=", _same(0.0), "logit", "the same batch twice gives the same bits, or no comparison means anything",
+        only_equivariant=True,
+        elsewhere=_ATOL,
+    ),
+    "identical_rows": GateSpec(
+        "<=", _same(0.0), "logit", "equal images in one batch get equal logits",
+        only_equivariant=True,
+        elsewhere=_ATOL,
+    ),
+    "batch_size_difference": GateSpec("<=", _ATOL, "logit", "an image alone and in a batch gets the same answer"),
+    "batch_slot_difference": GateSpec("<=", _ATOL, "logit", "first and last slot of a batch give the same answer"),
+}  # fmt: skip
+"""The table of gates, by name."""
+
+
+def resolve_gates(
+    precision: str | None,
+    runtime: str,
+    device: str,
+    overrides: Mapping[str, float | None] | None = None,
+) -> dict[str, Gate]:
+    """Return every gate as it applies to a file of this precision in this runtime.
+
+    Args:
+        precision: one of `PRECISIONS`; None (a file of another tool) is taken as fp32.
+        runtime: name of the session's runtime.
+        device: ``cpu`` or ``cuda``.
+        overrides: limits by gate name; None as a limit relaxes the gate to a report.
+
+    Raises:
+        InputError: an override's name is not in the table or its value is no number; an unknown precision.
+    """
+    precision = precision or "fp32"
+    if precision not in PRECISIONS:
+        raise InputError(f"precision {precision!r} has no gates; known are {', '.join(PRECISIONS)}.")
+    chosen = dict(overrides or {})
+    for name, value in chosen.items():
+        if name not in GATES:
+            raise InputError(f"there is no gate {name!r}{near_matches(name, GATES)}; known are {', '.join(GATES)}.")
+        if value is not None and (isinstance(value, bool) or not math.isfinite(value)):
+            raise InputError(f"gate {name}={value} is not accepted; give a number, or off to only report it.")
+    gates = {}
+    for name, spec in GATES.items():
+        equivariant = not spec.only_equivariant or (runtime, device) in EQUIVARIANT_RUNTIMES
+        limit = (spec.limits if equivariant else spec.elsewhere)[precision]
+        if name in chosen:
+            gates[name] = Gate(name, spec.comparison, chosen[name], spec.unit, spec.reason, overridden=True)
+        else:
+            gates[name] = Gate(name, spec.comparison, limit, spec.unit, spec.reason)
+    return gates
+
+
+def parse_gates(texts: list[str]) -> dict[str, float | None]:
+    """Return the overrides in texts such as ``top1_consistency=95`` and ``identical_shifts=off``.
+
+    Raises:
+        InputError: a text has no ``=``, or its value is neither a number nor ``off``.
+    """
+    overrides: dict[str, float | None] = {}
+    for text in texts:
+        name, separator, value = text.partition("=")
+        try:
+            overrides[name.strip()] = None if value.strip().lower() in ("off", "none") else float(value)
+        except ValueError:
+            separator = ""
+        if not separator:
+            raise InputError(f"gate {text!r} cannot be read; write NAME=NUMBER or NAME=off, for example {_EXAMPLE}.")
+    return overrides
+
+
+_EXAMPLE = "top1_consistency=95"

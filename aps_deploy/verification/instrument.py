@@ -1,0 +1,100 @@
+"""The file's own component scores, read by adding them to the outputs of a copy of the graph.
+
+The copy is measured, never shipped: more outputs can change what a runtime fuses. `verify` therefore certifies the
+untouched file by its outputs and uses the copy only for the size of the error in the scores.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+
+from aps_deploy.errors import ApsError
+from aps_deploy.verification.consistency import Images
+
+if TYPE_CHECKING:
+    import onnx
+
+    from aps_deploy.runtimes.metadata import ModelMetadata
+
+
+@dataclasses.dataclass(frozen=True)
+class MeasuredScores:
+    """What the instrumented copy computed.
+
+    Attributes:
+        scores: per selecting layer (N, s*s) float64.
+        indices: (N, L) int64, the copy's choices; equal to the file's where the copy is a faithful one.
+    """
+
+    scores: tuple[npt.NDArray[np.float64], ...]
+    indices: npt.NDArray[np.int64]
+
+
+def load_inlined(path: Path) -> onnx.ModelProto:
+    """Return the ONNX model with its model-local functions inlined, weights included."""
+    import onnx
+    import onnx.inliner
+
+    model = onnx.load(path)
+    return onnx.inliner.inline_local_functions(model) if model.functions else model
+
+
+def add_score_outputs(model: onnx.ModelProto, metadata: ModelMetadata) -> onnx.ModelProto:
+    """Return a copy of the inlined ``model`` that also outputs every selection's scores.
+
+    Raises:
+        ApsError: the graph has no value of a name that the metadata gives.
+    """
+    import onnx
+
+    copy = onnx.ModelProto()
+    copy.CopyFrom(model)
+    made = {name for node in copy.graph.node for name in node.output}
+    present = {value.name for value in copy.graph.output}
+    for entry in metadata.selections:
+        if entry.scores not in made:
+            raise ApsError(
+                f"the metadata names {entry.scores!r} as the scores of {entry.layer}, but the graph has no such "
+                "value; export the file again."
+            )
+        if entry.scores not in present:
+            # Without a type ONNX Runtime infers it, so one form serves integer and float scores.
+            copy.graph.output.append(onnx.ValueInfoProto(name=entry.scores))
+    return copy
+
+
+def measure_scores(
+    model: onnx.ModelProto,
+    metadata: ModelMetadata,
+    images: Images,
+    *,
+    runtime: str = "onnxruntime",
+    device: str | None = "cpu",
+    batch_size: int = 64,
+) -> MeasuredScores:
+    """Return the scores and indices of the inlined ``model`` for images (N, 3, H, W).
+
+    Args:
+        model: from `load_inlined`.
+        metadata: of the file, with at least one selection.
+        images: float32, preprocessed.
+        runtime: the runtime of the session that is being verified, so that its own error is measured.
+        device: likewise.
+        batch_size: images per call.
+
+    Raises:
+        ApsError: the graph lacks a value named in the metadata, or the copy cannot be run.
+    """
+    from aps_deploy.runtimes import open_session, run_batched
+
+    with open_session(add_score_outputs(model, metadata), runtime=runtime, device=device) as session:
+        outputs = run_batched(session, images, batch_size=batch_size)
+    return MeasuredScores(
+        scores=tuple(outputs[entry.scores].astype(np.float64) for entry in metadata.selections),
+        indices=outputs["polyphase_indices"],
+    )

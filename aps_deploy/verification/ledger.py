@@ -1,0 +1,41 @@
+"""Turns measured numbers into checks, each by the gate of its name."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from aps_deploy.verification.certificate import Check, Status
+from aps_deploy.verification.consistency import finite_or_none
+from aps_deploy.verification.gates import Gate
+
+
+class Ledger:
+    """Collects the checks of one verification, in order.
+
+    Args:
+        gates: from `gates.resolve_gates`.
+    """
+
+    def __init__(self, gates: Mapping[str, Gate]) -> None:
+        self.gates = gates
+        self.checks: list[Check] = []
+
+    def limit(self, name: str) -> float:
+        """Return the limit of a gate that only parametrises others; infinite where there is none."""
+        limit = self.gates[name].limit
+        return float("inf") if limit is None else limit
+
+    def record(self, group: str, name: str, measured: float, *, fault: str = "") -> None:
+        """Add a measured number under the gate ``name``; a failure says ``fault`` after the gate's reason."""
+        gate = self.gates[name]
+        status: Status = "reported" if gate.limit is None else "passed" if gate.accepts(measured) else "failed"
+        reason = f"{gate.reason}; {fault}" if status == "failed" and fault else gate.reason
+        self._add(group, gate, status, finite_or_none(float(measured)), reason)
+
+    def not_applicable(self, group: str, name: str, reason: str) -> None:
+        """Add the gate ``name`` as one that this file gives nothing to measure for."""
+        self._add(group, self.gates[name], "not_applicable", None, reason)
+
+    def _add(self, group: str, gate: Gate, status: Status, measured: float | None, reason: str) -> None:
+        check = Check(gate.name, group, status, measured, gate.limit, gate.comparison, gate.unit, reason)
+        self.checks.append(check)

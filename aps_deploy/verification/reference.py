@@ -1,0 +1,163 @@
+"""The float32 PyTorch model that a file is compared with: evaluation mode, CPU, TF32 off. The judge of every parity."""
+
+from __future__ import annotations
+
+import copy
+import dataclasses
+import hashlib
+import os
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aps_deploy.errors import InputError
+from aps_deploy.verification.consistency import Images, Progress, batches
+
+if TYPE_CHECKING:
+    import torch
+
+    from aps_deploy.preprocessing import Preprocessing
+
+
+@dataclasses.dataclass(frozen=True)
+class ReferenceTrace:
+    """A forward pass of the reference over all images.
+
+    Attributes:
+        logits: (N, classes) float32.
+        indices: (N, L) int64, the indices used.
+        margins: (N, L) float64, relative margin of each layer's own choice.
+        scores: (N, L, s*s) float64, each row divided by its largest magnitude.
+    """
+
+    logits: npt.NDArray[np.float32]
+    indices: npt.NDArray[np.int64]
+    margins: npt.NDArray[np.float64]
+    scores: npt.NDArray[np.float64]
+
+
+@dataclasses.dataclass(frozen=True)
+class Reference:
+    """A loaded reference.
+
+    Attributes:
+        model: float32, evaluation mode.
+        name: file name, packaged name or architecture, for messages.
+        sha256: of the checkpoint's bytes; of the weights for a model in memory.
+    """
+
+    model: Any
+    name: str
+    sha256: str
+
+    @property
+    def architecture(self) -> str:
+        """Registry name of the architecture."""
+        return str(self.model.spec.name)
+
+    @property
+    def num_classes(self) -> int:
+        """Number of logits."""
+        return int(self.model.fc.out_features)
+
+    @property
+    def selection_layers(self) -> tuple[str, ...]:
+        """Module paths of the L selecting layers."""
+        return tuple(self.model.selection_layers)
+
+    @property
+    def total_stride(self) -> int:
+        """Product of the strides, in pixels: shifts that differ by a multiple of it move every map by whole pixels."""
+        return int(self.model.spec.total_stride)
+
+    @property
+    def family(self) -> str:
+        """``cifar`` or ``imagenet``."""
+        return str(self.model.spec.family)
+
+    @property
+    def smallest_wins(self) -> bool:
+        """Whether the criterion keeps the component with the smallest score."""
+        return str(self.model.arguments.get("criterion", "l2")).endswith("_min")
+
+    @property
+    def preprocessing(self) -> Preprocessing | None:
+        """How an image becomes the input, where the checkpoint says."""
+        return getattr(self.model, "preprocessing", None)
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """One name per logit, where the checkpoint says."""
+        names = getattr(self.model, "class_names", None)
+        return None if names is None else tuple(names)
+
+    def trace(
+        self,
+        images: Images,
+        forced: npt.NDArray[np.int64] | None = None,
+        *,
+        batch_size: int = 64,
+        progress: Progress | None = None,
+    ) -> ReferenceTrace:
+        """Return logits and selections for images (N, 3, H, W), with ``forced`` (N, L) indices where given."""
+        import torch
+
+        from aps_deploy.runtimes.torch_session import full_float32
+
+        device = next(self.model.parameters()).device
+        parts = []
+        with torch.inference_mode(), full_float32():
+            for rows in batches(len(images), batch_size):
+                batch = torch.from_numpy(np.array(images[rows])).to(device)
+                wanted = None if forced is None else torch.from_numpy(np.array(forced[rows])).to(device)
+                trace = self.model.trace_selections(batch, forced=wanted)
+                fields = (trace.logits, trace.indices, trace.margins, trace.scores)
+                parts.append([value.cpu().numpy() for value in fields])
+                if progress is not None:
+                    progress("reference", rows.stop, len(images))
+        return ReferenceTrace(*(np.concatenate(column) for column in zip(*parts, strict=True)))
+
+
+def load_reference(reference: str | os.PathLike[str] | torch.nn.Module) -> Reference:
+    """Return the reference behind a checkpoint, a packaged name or a network made by `create_model`.
+
+    A network in training mode, on another device or of another dtype is copied, never changed.
+
+    Raises:
+        InputError: the checkpoint is missing, corrupt or foreign, or the object is no network of this project.
+    """
+    if isinstance(reference, (str, os.PathLike)):
+        from aps_deploy.models import load_checkpoint
+
+        model = load_checkpoint(reference)
+        return Reference(model, os.fspath(reference), model.checkpoint.sha256)
+    if not hasattr(reference, "trace_selections"):
+        raise InputError(
+            f"a {type(reference).__name__} cannot be the reference; give a checkpoint or a network of create_model."
+        )
+    plain = _in_evaluation(reference)
+    checkpoint = getattr(plain, "checkpoint", None)
+    sha256 = checkpoint.sha256 if checkpoint is not None else _hash_of_weights(plain)
+    return Reference(plain, str(plain.spec.name), sha256)
+
+
+def _in_evaluation(model: Any) -> Any:
+    import torch
+
+    tensors = [*model.parameters(), *model.buffers()]
+    as_wanted = all(
+        tensor.device.type == "cpu" and (tensor.dtype == torch.float32 or not tensor.is_floating_point())
+        for tensor in tensors
+    )
+    if as_wanted and not any(module.training for module in model.modules()):
+        return model
+    return copy.deepcopy(model).to("cpu", torch.float32).eval()
+
+
+def _hash_of_weights(model: Any) -> str:
+    digest = hashlib.sha256()
+    for name, tensor in sorted(model.state_dict().items()):
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.detach().cpu().contiguous().numpy().tobytes())
+    return digest.hexdigest()

@@ -1,0 +1,179 @@
+"""Did the file choose the components that the reference chooses? Per layer, every disagreement explained or not.
+
+The reference is run with the file's own indices forced, so each of its selections sees the input that the file's
+selection saw, and one early disagreement does not spoil the comparison of the later layers. A disagreement is
+*explained* only where the reference's relative margin is below the error measured in the file's own scores at that
+layer, and never above the cap of the file's precision. Zero margins are *tied*: neither right nor wrong.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aps_deploy.verification.consistency import finite_or_none
+
+Floats = npt.NDArray[np.float64]
+Indices = npt.NDArray[np.int64]
+
+ERROR_HEADROOM = 2.0
+"""The measured error is the largest over the *agreeing* selections: a disagreeing one proves its own error by being
+wrong, which would excuse everything. A sample's maximum is a little too small, hence the factor."""
+
+
+@dataclasses.dataclass(frozen=True)
+class LayerSelection:
+    """Agreement of one selecting layer over all images; ``num_images`` is the sum of the four counts.
+
+    Attributes:
+        layer: module path of the layer in the PyTorch model.
+        agreed: images with the reference's index.
+        explained: images with another index, whose margin is below ``tolerance``.
+        unexplained: images with another index and a margin above it.
+        tied: images whose two best components tie exactly in the reference, whatever the file chose.
+        at_risk: images that agree, but whose margin is below ``tolerance``: another kernel may choose otherwise.
+        measured_error: largest error of the file's relative score gaps over agreeing images; None where the scores
+            could not be measured.
+        tolerance: largest margin that explains a disagreement.
+        smallest_margin: smallest relative margin of the reference among untied images; None where all are tied.
+    """
+
+    layer: str
+    agreed: int
+    explained: int
+    unexplained: int
+    tied: int
+    at_risk: int
+    measured_error: float | None
+    tolerance: float
+    smallest_margin: float | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as plain JSON values."""
+        document = dataclasses.asdict(self)
+        document["measured_error"] = finite_or_none(self.measured_error)
+        return document
+
+
+@dataclasses.dataclass(frozen=True)
+class SelectionAgreement:
+    """Agreement of all selecting layers.
+
+    Attributes:
+        layers: one entry per selecting layer, in forward order.
+        num_images: images compared.
+        tied_images: (N,) True where any layer of the image ties.
+        margin_histogram: counts of untied margins per decade, see `margin_histogram`.
+    """
+
+    layers: tuple[LayerSelection, ...]
+    num_images: int
+    tied_images: npt.NDArray[np.bool_]
+    margin_histogram: dict[str, int]
+
+    def total(self, name: str) -> int:
+        """Return the sum of one count (``agreed``, ``explained``, ...) over the layers."""
+        return sum(int(getattr(layer, name)) for layer in self.layers)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the numbers as plain JSON values."""
+        return {
+            "num_images": self.num_images,
+            "tied_images": int(self.tied_images.sum()),
+            "layers": [layer.to_dict() for layer in self.layers],
+            "margin_histogram": self.margin_histogram,
+        }
+
+
+def relative_gaps(scores: Floats, index: Indices) -> Floats:
+    """Return (N, K) how far each score of ``scores`` (N, K) is from the one chosen, relative to the larger of the two.
+
+    The chosen component's own gap is 0; a row's smallest other gap is the relative margin. Free of the scores' unit.
+    """
+    chosen = np.take_along_axis(scores, index[:, None], axis=1)
+    magnitude = np.maximum(np.abs(scores), np.abs(chosen))
+    with np.errstate(invalid="ignore", divide="ignore"):
+        return np.where(magnitude > 0, np.abs(scores - chosen) / magnitude, 0.0)
+
+
+def own_choice(scores: Floats, smallest_wins: bool) -> Indices:
+    """Return (..., ) int64 the lowest index with the best score of ``scores`` (..., K)."""
+    # numpy's argmax and argmin are documented to return the first occurrence.
+    best = scores.argmin(axis=-1) if smallest_wins else scores.argmax(axis=-1)
+    return np.asarray(best, dtype=np.int64)
+
+
+def compare_selections(
+    layers: tuple[str, ...],
+    file_indices: Indices,
+    reference_scores: Floats,
+    margins: Floats,
+    *,
+    file_scores: tuple[Floats, ...] | None,
+    smallest_wins: bool,
+    cap: float,
+) -> SelectionAgreement:
+    """Return the agreement of ``file_indices`` (N, L) with a reference that was run with these indices forced.
+
+    Args:
+        layers: names of the L layers.
+        file_indices: int64 (N, L), what the file chose.
+        reference_scores: (N, L, K), any unit; the reference's scores of each component.
+        margins: (N, L), the reference's relative margins.
+        file_scores: per layer (N, K), the file's own scores; None where they cannot be read, and then nothing
+            explains a disagreement.
+        smallest_wins: whether the criterion keeps the component with the smallest score.
+        cap: largest tolerance, whatever the measured error.
+    """
+    choice = own_choice(reference_scores, smallest_wins)
+    results = []
+    for column, layer in enumerate(layers):
+        margin = margins[:, column]
+        # A non-finite score has no margin either; NaN comparisons would drop the image from every count.
+        tied = ~(margin > 0)
+        agrees = (file_indices[:, column] == choice[:, column]) & ~tied
+        error = None
+        if file_scores is not None:
+            error = _gap_error(file_scores[column], reference_scores[:, column], choice[:, column], agrees)
+        tolerance = 0.0 if error is None or not np.isfinite(error) else min(ERROR_HEADROOM * error, cap)
+        close = margin < tolerance
+        free = margin[~tied]
+        results.append(
+            LayerSelection(
+                layer=layer,
+                agreed=int(agrees.sum()),
+                explained=int((~tied & ~agrees & close).sum()),
+                unexplained=int((~tied & ~agrees & ~close).sum()),
+                tied=int(tied.sum()),
+                at_risk=int((agrees & close).sum()),
+                measured_error=error,
+                tolerance=tolerance,
+                smallest_margin=float(free.min()) if len(free) else None,
+            )
+        )
+    any_tied = np.asarray(~(margins > 0).all(axis=1))
+    return SelectionAgreement(tuple(results), len(file_indices), any_tied, margin_histogram(margins))
+
+
+def margin_histogram(margins: Floats) -> dict[str, int]:
+    """Return how many of the margins lie in each decade, ``"1e-4"`` meaning 1e-4 to 1e-3; ties are under ``"0"``."""
+    positive = margins[margins > 0]
+    histogram = {"0": int(margins.size - positive.size)}
+    if positive.size:
+        decades = np.floor(np.log10(positive)).astype(int)
+        for decade in range(int(decades.min()), int(decades.max()) + 1):
+            histogram[f"1e{decade}"] = int((decades == decade).sum())
+    return histogram
+
+
+def _gap_error(
+    file_scores: Floats, reference_scores: Floats, choice: Indices, agrees: npt.NDArray[np.bool_]
+) -> float | None:
+    if not agrees.any():
+        return None
+    index = choice[agrees]
+    difference = relative_gaps(file_scores[agrees], index) - relative_gaps(reference_scores[agrees], index)
+    return float(np.abs(difference).max())

@@ -1,0 +1,101 @@
+"""Which circular shifts a network is tried on: a stated set, never a hidden constant.
+
+A shift is ``(dy, dx)``: ``numpy.roll(images, (dy, dx), axis=(2, 3))``. The unshifted image is what every shift is
+compared with, so ``(0, 0)`` is in no set: comparing an output with itself would only flatter the share.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import numpy as np
+
+from aps_deploy.errors import InputError
+
+Offset = tuple[int, int]
+
+GROUP_LIMIT = 64
+"""Shifts taken at most from the stride-product group; a larger group is sampled."""
+
+
+@dataclasses.dataclass(frozen=True)
+class ShiftSet:
+    """A set of circular shifts and how it was chosen.
+
+    Attributes:
+        name: ``group`` (all shifts modulo the product of the strides), ``all`` (every shift of the map) or
+            ``sample`` (drawn from all of them).
+        offsets: the (dy, dx) pairs in pixels, in ascending order, without (0, 0).
+        height: map height the set was made for, in pixels.
+        width: map width the set was made for, in pixels.
+        population: how many shifts the offsets were drawn from, (0, 0) not counted.
+        seed: seed of the draw; None where every shift of the population is in the set.
+    """
+
+    name: str
+    offsets: tuple[Offset, ...]
+    height: int
+    width: int
+    population: int
+    seed: int | None = None
+
+    def __len__(self) -> int:
+        return len(self.offsets)
+
+    def describe(self) -> str:
+        """Return the set in words, for tables."""
+        words = {"group": "the stride-product group", "all": f"all of {self.height}x{self.width}"}
+        source = words.get(self.name, f"{self.height}x{self.width}")
+        if self.seed is None:
+            return f"{len(self)} shifts ({source})"
+        return f"{len(self)} of {self.population} shifts ({source}, seed {self.seed})"
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the set as plain JSON values."""
+        return {**dataclasses.asdict(self), "offsets": [list(offset) for offset in self.offsets]}
+
+
+def shift_set(spec: str | int | ShiftSet, *, height: int, width: int, size_divisor: int = 1, seed: int = 0) -> ShiftSet:
+    """Return the shifts that ``spec`` names for maps of ``height`` x ``width`` pixels.
+
+    ``"group"`` is every shift modulo ``size_divisor`` (the product of the strides): what an arbitrary shift does
+    to the polyphase components is already seen there. At most `GROUP_LIMIT` of them are taken, seeded; a network
+    whose group is trivial (divisor 1) gets a seeded sample of all shifts instead. ``"all"`` is every shift, an
+    integer a seeded sample of that many.
+
+    Raises:
+        InputError: ``spec`` is none of these, or there is no shift but the identity.
+    """
+    if isinstance(spec, ShiftSet):
+        return spec
+    if isinstance(spec, str) and re.fullmatch(r"\d+", spec):
+        spec = int(spec)
+    if height * width < 2:
+        raise InputError(f"a map of {height}x{width} pixels has no shift to try; use larger images.")
+    if spec == "all":
+        return _taken("all", height, width, (height, width), None, seed)
+    if spec == "group":
+        rows, columns = min(size_divisor, height), min(size_divisor, width)
+        if rows * columns < 2:
+            return _taken("sample", height, width, (height, width), GROUP_LIMIT, seed)
+        return _taken("group", height, width, (rows, columns), GROUP_LIMIT, seed)
+    if isinstance(spec, bool) or not isinstance(spec, int) or spec < 1:
+        raise InputError(f"shifts {spec!r} are not known; give group, all or a number of shifts from 1.")
+    return _taken("sample", height, width, (height, width), spec, seed)
+
+
+def _taken(name: str, height: int, width: int, grid: tuple[int, int], limit: int | None, seed: int) -> ShiftSet:
+    rows, columns = grid
+    population = rows * columns - 1
+    if limit is None or population <= limit:
+        flat = np.arange(1, population + 1)
+        drawn_with = None
+    else:
+        flat = 1 + np.sort(np.random.default_rng(seed).choice(population, size=limit, replace=False))
+        drawn_with = seed
+    offsets = tuple((int(index) // columns, int(index) % columns) for index in flat)
+    if drawn_with is None and name == "sample":
+        name = "all"
+    return ShiftSet(name, offsets, height, width, population, drawn_with)

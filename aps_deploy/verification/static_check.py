@@ -1,0 +1,245 @@
+"""What can be read off the graph without running it: faults that a run on friendly images would not show.
+
+Upstream of every data-dependent choice (which component, which values are finite) all arithmetic must be float32,
+float64 or integer, sums over positions must be integer, and ties must have an order. Where the file declares circular
+padding every pad must wrap; where it declares exact pooling no mean over positions may be a float one.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Literal
+
+import onnx
+from onnx import TensorProto
+
+from aps_deploy.verification.graph import GraphView, attribute, reduced_axes
+
+if TYPE_CHECKING:
+    from aps_deploy.runtimes.metadata import ModelMetadata
+
+Rule = Literal["selection-precision", "selection-sum", "tie-order", "selection-missing", "pooling", "padding", "opaque"]
+
+_WIDE = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.UINT64, TensorProto.BOOL}
+_FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
+_SUMS = {"ReduceSum", "ReduceSumSquare", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"}
+_COMPARISONS = {"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "ReduceMax", "ReduceMin"}
+_ARITHMETIC = {"Abs", "Add", "Ceil", "Div", "Einsum", "Exp", "Floor", "Log", "MatMul", "Mul", "Pow", "Reciprocal",
+               "Round", "Sqrt", "Sub", "Sum", "SpaceToDepth", "QuantizeLinear"}  # fmt: skip
+_UNORDERED = {"ArgMax", "ArgMin", "TopK", "Hardmax"}
+# A choice looks at a feature map; what made the map is the network, which may be of any precision.
+_NETWORK = {"AveragePool", "BatchNormalization", "Celu", "Clip", "ConvInteger", "ConvTranspose", "DequantizeLinear",
+            "Elu", "Gelu", "Gemm", "HardSigmoid", "HardSwish", "InstanceNormalization", "LayerNormalization",
+            "LeakyRelu", "MaxPool", "Mish", "PRelu", "Pad", "QLinearConv", "Relu", "Resize", "Selu", "Shape",
+            "Sigmoid", "Softmax", "Softplus", "Tanh"}  # fmt: skip
+_WINDOWED = {"AveragePool", "Conv", "ConvInteger", "ConvTranspose", "LpPool", "MaxPool", "QLinearConv"}
+
+
+@dataclasses.dataclass(frozen=True)
+class Finding:
+    """One fault in the graph.
+
+    Attributes:
+        rule: which rule is broken.
+        node: name of the node, or of its first output where it has none.
+        op_type: the node's operator.
+        message: what is wrong, in one sentence.
+    """
+
+    rule: Rule
+    node: str
+    op_type: str
+    message: str
+
+
+def check_graph(model: onnx.ModelProto, metadata: ModelMetadata) -> tuple[Finding, ...]:
+    """Return every fault of an ONNX model without model-local functions; none means that the rules hold.
+
+    Args:
+        model: see `instrument.load_inlined`.
+        metadata: what the file declares: its selections, padding and whether it is one of this project's.
+    """
+    graph = GraphView(model)
+    findings = [*_opaque(graph), *_missing_selections(graph, metadata), *_choices(graph, metadata)]
+    if metadata.is_known:
+        findings.extend(_float_pooling(graph))
+        if metadata.arguments.get("padding", "circular") == "circular":
+            findings.extend(_padding(graph))
+    return tuple(dict.fromkeys(findings))
+
+
+def _opaque(graph: GraphView) -> Iterator[Finding]:
+    for node in graph.nodes:
+        if node.domain not in ("", "ai.onnx", "ai.onnx.ml"):
+            yield _finding(
+                "opaque", node, f"operator {node.domain}::{node.op_type} has no body here, so it cannot be checked"
+            )
+
+
+def _missing_selections(graph: GraphView, metadata: ModelMetadata) -> Iterator[Finding]:
+    if len(metadata.selections) != metadata.num_selections:
+        message = f"the metadata lists {metadata.num_selections} selecting layers but {len(metadata.selections)} values"
+        yield Finding("selection-missing", "metadata", "", message)
+    for entry in metadata.selections:
+        for name in (entry.index, entry.scores):
+            if not graph.has_value(name):
+                message = f"the selection of {entry.layer} has no value {name!r} in the graph"
+                yield Finding("selection-missing", name, "", message)
+    if metadata.num_selections and "polyphase_indices" in graph.outputs:
+        made_of = {name for node in graph.upstream("polyphase_indices") for name in node.output}
+        for entry in metadata.selections:
+            if entry.index not in made_of:
+                message = f"the output polyphase_indices does not report the index of {entry.layer}"
+                yield Finding("selection-missing", entry.index, "", message)
+
+
+def _choices(graph: GraphView, metadata: ModelMetadata) -> Iterator[Finding]:
+    exact = metadata.is_known and metadata.arguments.get("selection", "exact") == "exact"
+    for node in _selecting_nodes(graph, metadata):
+        yield from _low_precision(graph, node)
+        if node.op_type in _UNORDERED:
+            yield _finding("tie-order", node, f"{node.op_type} leaves the order of ties to the runtime")
+        if node.op_type in ("GreaterOrEqual", "LessOrEqual") and not any(map(graph.is_constant, node.input)):
+            yield _finding("tie-order", node, f"{node.op_type} gives a tie to the higher index")
+        if exact and node.op_type == "Cast" and _rounds_integers(graph, node):
+            yield _finding("selection-sum", node, "rounds an integer sum to floating point before the comparison")
+        if exact and _is_float_sum_over_positions(graph, node):
+            yield _finding(
+                "selection-sum", node, f"{node.op_type} adds floats over positions, which depends on their order"
+            )
+
+
+def _selecting_nodes(graph: GraphView, metadata: ModelMetadata) -> Iterator[onnx.NodeProto]:
+    """Yield every node between a feature map and a choice that depends on it, each once."""
+    starts = [entry.index for entry in metadata.selections]
+    for node in graph.nodes:
+        if node.op_type == "Where":
+            starts.append(node.input[0])
+        elif node.op_type in ("Gather", "GatherND", "GatherElements") and not graph.is_constant(node.input[1]):
+            starts.append(node.input[1])
+    if "polyphase_indices" in graph.outputs:
+        starts.append("polyphase_indices")
+    seen: set[str] = set()
+    while starts:
+        node_or_none = graph.maker(starts.pop())
+        if node_or_none is None or node_or_none.output[0] in seen or _is_network(graph, node_or_none):
+            continue
+        seen.add(node_or_none.output[0])
+        yield node_or_none
+        starts.extend(node_or_none.input)
+
+
+def _is_network(graph: GraphView, node: onnx.NodeProto) -> bool:
+    if node.op_type in _NETWORK:
+        return True
+    if node.op_type == "Conv":
+        # A convolution with one output channel may be an energy written as a product with ones.
+        shape = graph.shape(node.output[0])
+        return shape is None or len(shape) != 4 or shape[1] != 1
+    if node.op_type == "Add":
+        # A residual sum joins two feature maps.
+        shapes = [graph.shape(name) for name in node.input]
+        return node.input[0] != node.input[1] and all(
+            shape is not None and len(shape) == 4 and shape[1] != 1 for shape in shapes
+        )
+    return False
+
+
+def _low_precision(graph: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
+    if node.op_type == "Cast":
+        target = attribute(node, "to")
+        source = graph.element_type(node.input[0])
+        if target not in _WIDE and (source in _FLOATS or source in _WIDE or not source):
+            yield _finding("selection-precision", node, f"casts a value of the selection to {_type_name(target)}")
+        return
+    if node.op_type not in _SUMS | _COMPARISONS | _ARITHMETIC | _UNORDERED | {"Conv"}:
+        return
+    for name in (*node.input, *node.output):
+        kind = graph.element_type(name)
+        if name and kind not in _WIDE:
+            shown = _type_name(kind) if kind else "an unknown type"
+            yield _finding("selection-precision", node, f"{node.op_type} of a selection works in {shown}")
+            return
+
+
+def _is_float_sum_over_positions(graph: GraphView, node: onnx.NodeProto) -> bool:
+    if node.op_type in ("GlobalAveragePool", "GlobalLpPool"):
+        return True
+    if node.op_type not in _SUMS or graph.element_type(node.input[0]) not in _FLOATS:
+        return False
+    # Channels are added in the same order at every position; any other axis holds positions.
+    return reduced_axes(graph, node) != (1,)
+
+
+def _rounds_integers(graph: GraphView, node: onnx.NodeProto) -> bool:
+    maker = graph.maker(node.input[0])
+    is_sum = maker is not None and maker.op_type != "Shape"
+    return is_sum and graph.element_type(node.input[0]) == TensorProto.INT64 and attribute(node, "to") in _FLOATS
+
+
+def _float_pooling(graph: GraphView) -> Iterator[Finding]:
+    if "logits" not in graph.outputs:
+        return
+    for node in graph.upstream("logits"):
+        whole_map = node.op_type in ("GlobalAveragePool", "GlobalLpPool")
+        if node.op_type in _SUMS and graph.element_type(node.input[0]) in _FLOATS:
+            axes = reduced_axes(graph, node)
+            whole_map = axes is None or not {2, 3}.isdisjoint(axes)
+            # The scores of a float selection are sums over positions by declaration, not pooling.
+            whole_map = whole_map and node.op_type in ("ReduceMean", "ReduceSum") and _reaches_logits(graph, node)
+        elif node.op_type == "AveragePool":
+            shape = graph.shape(node.output[0])
+            whole_map = shape is not None and tuple(shape[2:]) == (1, 1)
+        if whole_map:
+            yield _finding("pooling", node, f"{node.op_type} averages floats over positions; exact pooling is declared")
+
+
+def _reaches_logits(graph: GraphView, node: onnx.NodeProto) -> bool:
+    """Return whether the node's value flows into the logits as data, not only as somebody's choice."""
+    seen: set[str] = set()
+    waiting = ["logits"]
+    while waiting:
+        maker = graph.maker(waiting.pop())
+        if maker is None or maker.output[0] in seen:
+            continue
+        if maker.output[0] == node.output[0]:
+            return True
+        seen.add(maker.output[0])
+        if maker.op_type == "Where":
+            waiting.extend(maker.input[1:])
+        elif maker.op_type.startswith("Gather"):
+            waiting.append(maker.input[0])
+        else:
+            waiting.extend(maker.input)
+    return False
+
+
+def _padding(graph: GraphView) -> Iterator[Finding]:
+    for node in graph.nodes:
+        if node.op_type == "Pad":
+            mode = attribute(node, "mode", "constant")
+            if mode != "wrap" and _pads_anything(graph, node):
+                yield _finding("padding", node, f"pads in mode {mode}; circular padding is declared")
+        elif node.op_type in _WINDOWED:
+            automatic = attribute(node, "auto_pad", "NOTSET")
+            if any(attribute(node, "pads", ())) or automatic.startswith("SAME"):
+                yield _finding("padding", node, f"{node.op_type} pads with zeros; circular padding is declared")
+
+
+def _pads_anything(graph: GraphView, node: onnx.NodeProto) -> bool:
+    pads = attribute(node, "pads")
+    if pads is None:
+        constant = graph.constant(node.input[1]) if len(node.input) > 1 else None
+        if constant is None:
+            return True
+        pads = constant.reshape(-1).tolist()
+    return any(pads)
+
+
+def _finding(rule: Rule, node: onnx.NodeProto, message: str) -> Finding:
+    return Finding(rule, node.name or node.output[0], node.op_type, message)
+
+
+def _type_name(kind: int) -> str:
+    return str(TensorProto.DataType.Name(kind)).lower()

@@ -1,0 +1,247 @@
+"""The steps of a verification, each of which measures something and enters it under its gate."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import numpy.typing as npt
+
+from aps_deploy.errors import ApsError, InputError
+from aps_deploy.verification.batch import check_batches
+from aps_deploy.verification.consistency import (
+    CIFAR_PROTOCOL,
+    IMAGENET_PROTOCOL,
+    Images,
+    Progress,
+    authors_consistency,
+    measure_consistency,
+)
+from aps_deploy.verification.instrument import load_inlined, measure_scores
+from aps_deploy.verification.ledger import Ledger
+from aps_deploy.verification.parity import compare_logits
+from aps_deploy.verification.reference import Reference, ReferenceTrace, load_reference
+from aps_deploy.verification.selection import SelectionAgreement, compare_selections
+from aps_deploy.verification.shifts import ShiftSet
+
+if TYPE_CHECKING:
+    import onnx
+
+    from aps_deploy.runtimes import Session
+
+Labels = npt.NDArray[np.int64]
+Indices = npt.NDArray[np.int64]
+
+
+@dataclasses.dataclass
+class Run:
+    """One verification under way; every step adds checks to the ledger and measurements to the details."""
+
+    session: Session
+    reference: Reference
+    images: Images
+    labels: Labels | None
+    shifts: ShiftSet
+    ledger: Ledger
+    batch_size: int
+    seed: int
+    progress: Progress | None
+    details: dict[str, Any] = dataclasses.field(default_factory=dict)
+    counts: dict[str, int] = dataclasses.field(default_factory=dict)
+
+    def check_file(self, file: str | os.PathLike[str], byte_faults: tuple[str, ...]) -> None:
+        """Run every step on the open session."""
+        self.ledger.record("file", "changed_bytes", len(byte_faults), fault="; ".join(byte_faults))
+        graph = load_inlined(Path(file)) if self.session.runtime != "torch" else None
+        if graph is not None:
+            self._static(graph)
+        logits, indices = self._outputs(graph)
+        if logits is None:
+            return
+        forced = self._usable(indices)
+        trace = self.reference.trace(self.images, forced, batch_size=self.batch_size, progress=self.progress)
+        agreement = None if forced is None else self._selection(file, graph, forced, trace)
+        if agreement is None:
+            self._no_selection(indices)
+        self._parity(logits, trace)
+        self._consistency(_tied_images(trace) if agreement is None else agreement.tied_images)
+        self._batches()
+
+    def _static(self, graph: onnx.ModelProto) -> None:
+        from aps_deploy.verification.static_check import check_graph
+
+        findings = check_graph(graph, self.session.metadata)
+        self.details["static"] = [dataclasses.asdict(finding) for finding in findings]
+        shown = [f"{finding.rule} at {finding.node}: {finding.message}" for finding in findings[:3]]
+        more = [f"and {len(findings) - 3} more"] if len(findings) > 3 else []
+        self.ledger.record("static", "static_findings", len(findings), fault="; ".join(shown + more))
+
+    def _outputs(self, graph: onnx.ModelProto | None) -> tuple[npt.NDArray[Any] | None, Indices | None]:
+        """Return the file's logits and indices for all images; None for what it does not have."""
+        from aps_deploy.runtimes import run_batched
+
+        metadata = self.session.metadata
+        # A session lends the name "logits" to whatever output comes first; the graph itself does not.
+        present = set(self.session.output_names) if graph is None else {value.name for value in graph.graph.output}
+        expected = ["logits"] if metadata.is_known else []
+        if metadata.num_selections:
+            expected.append("polyphase_indices")
+        missing = [name for name in expected if name not in present]
+        fault = f"the file has no output {', '.join(missing)}"
+        self.ledger.record("file", "missing_outputs", len(missing), fault=fault)
+        if "logits" in missing:
+            return None, None
+        outputs = run_batched(self.session, self.images, batch_size=self.batch_size)
+        logits = outputs["logits"]
+        wanted = (len(self.images), self.reference.num_classes)
+        if logits.shape != wanted:
+            raise InputError(
+                f"{self.session.source} gives outputs of shape {logits.shape} for {len(self.images)} images, but the "
+                f"reference {self.reference.name} has {wanted[1]} classes; give the checkpoint it was made from."
+            )
+        bad_rows = int((~np.isfinite(logits).all(axis=1)).sum())
+        self.ledger.record("file", "non_finite_rows", bad_rows)
+        return logits, outputs.get("polyphase_indices")
+
+    def _usable(self, indices: Indices | None) -> Indices | None:
+        """Return the indices if the reference can be forced to take them; count what is out of range."""
+        num_layers = len(self.reference.selection_layers)
+        if indices is None or num_layers == 0:
+            return None
+        if indices.shape != (len(self.images), num_layers):
+            raise InputError(
+                f"{self.session.source} reports selections of shape {indices.shape} for {len(self.images)} images, but "
+                f"the reference selects in {num_layers} layers; give the checkpoint it was made from."
+            )
+        components = 4  # every registered architecture has stride 2
+        outside = int(((indices < 0) | (indices >= components)).sum())
+        self.ledger.record("selection", "index_range", outside)
+        return None if outside else indices
+
+    def _selection(
+        self, file: str | os.PathLike[str], graph: onnx.ModelProto | None, forced: Indices, trace: ReferenceTrace
+    ) -> SelectionAgreement:
+        scores, note = self._file_scores(file, graph, forced)
+        agreement = compare_selections(
+            self.reference.selection_layers,
+            forced,
+            trace.scores,
+            trace.margins,
+            file_scores=scores,
+            smallest_wins=self.reference.smallest_wins,
+            cap=self.ledger.limit("margin_cap"),
+        )
+        self.details["selection"] = {**agreement.to_dict(), "scores": note}
+        for name in ("agreed", "explained", "unexplained", "tied", "at_risk"):
+            self.counts[name] = agreement.total(name)
+        self.counts["tied_images"] = int(agreement.tied_images.sum())
+        worst = [layer.layer for layer in agreement.layers if layer.unexplained]
+        fault = f"layers {', '.join(worst)}" + ("" if scores is not None else f"; {note}")
+        self.ledger.record("selection", "unexplained_selections", agreement.total("unexplained"), fault=fault)
+        return agreement
+
+    def _file_scores(
+        self, file: str | os.PathLike[str], graph: onnx.ModelProto | None, indices: Indices
+    ) -> tuple[tuple[npt.NDArray[np.float64], ...] | None, str]:
+        """Return the file's own scores per layer, or None and why they cannot be had."""
+        metadata, session = self.session.metadata, self.session
+        if graph is None:
+            other = load_reference(file)
+            other.model.to(session.device)
+            traced = other.trace(self.images, batch_size=self.batch_size).scores
+            return tuple(traced[:, layer] for layer in range(traced.shape[1])), "measured in PyTorch"
+        if len(metadata.selections) != len(self.reference.selection_layers):
+            return None, "the file's metadata names no score values, so nothing explains a disagreement"
+        try:
+            measured = measure_scores(
+                graph,
+                metadata,
+                self.images,
+                runtime=session.runtime,
+                device=session.device,
+                batch_size=self.batch_size,
+            )
+        except ApsError as error:
+            return None, f"the scores cannot be measured ({error}), so nothing explains a disagreement"
+        if not np.array_equal(measured.indices, indices):
+            return None, "the copy that outputs its scores selects otherwise than the file, so nothing is explained"
+        return measured.scores, f"measured in {session.runtime} on a copy of the graph"
+
+    def _no_selection(self, indices: Indices | None) -> None:
+        if not self.reference.selection_layers:
+            reason = "the network selects nothing"
+        elif indices is None:
+            reason = "the file does not report its selections"
+        else:
+            reason = "the file's indices are out of range"
+        self.details["selection"] = None
+        self.ledger.not_applicable("selection", "unexplained_selections", reason)
+
+    def _parity(self, logits: npt.NDArray[Any], trace: ReferenceTrace) -> None:
+        ledger = self.ledger
+        parity = compare_logits(
+            logits,
+            trace.logits,
+            atol=ledger.limit("parity_atol"),
+            rtol=ledger.limit("parity_rtol"),
+            labels=self.labels,
+        )
+        self.details["parity"] = parity.to_dict()
+        where = f"worst at image {parity.worst_image}, max abs {parity.max_abs:.3g}"
+        ledger.record("parity", "parity_excess", parity.worst_excess, fault=where)
+        ledger.record("parity", "parity_mean_abs", parity.mean_abs)
+        ledger.record("parity", "parity_cosine", parity.cosine)
+        ledger.record("parity", "clear_top1_changes", parity.clear_disagreements)
+        drop = parity.accuracy_drop_points
+        if drop is None:
+            ledger.not_applicable("parity", "accuracy_drop", "there are no labels")
+        else:
+            ledger.record("parity", "accuracy_drop", drop)
+
+    def _consistency(self, tied: npt.NDArray[np.bool_]) -> None:
+        found = measure_consistency(
+            self.session,
+            self.images,
+            self.shifts,
+            batch_size=self.batch_size,
+            tied=tied,
+            progress=self.progress,
+        )
+        protocol = IMAGENET_PROTOCOL if self.reference.family == "imagenet" else CIFAR_PROTOCOL
+        authors = authors_consistency(
+            self.session, self.images, self.labels, protocol=protocol, seed=self.seed, progress=self.progress
+        )
+        self.details["consistency"] = found.to_dict()
+        self.details["authors_protocol"] = authors.to_dict()
+        self.counts.update(
+            pairs=found.num_pairs,
+            changed_pairs=found.num_pairs - found.agreeing_pairs,
+            not_identical_pairs=found.num_pairs - found.identical_pairs,
+            tied_pairs=found.tied_pairs,
+            tied_not_identical_pairs=found.tied_pairs - found.tied_identical_pairs,
+        )
+        if found.num_pairs == 0:
+            fault = "every image ties in the reference, so nothing was measured"
+        else:
+            fault = (
+                f"worst at image {found.worst_image} and shift {found.worst_shift}, "
+                f"largest logit change {found.max_logit_change:.3g}"
+            )
+        self.ledger.record("consistency", "top1_consistency", found.top1_percent, fault=fault)
+        self.ledger.record("consistency", "identical_shifts", found.identical_shifts_percent, fault=fault)
+        self.ledger.record("consistency", "authors_consistency", authors.consistency_percent)
+
+    def _batches(self) -> None:
+        result = check_batches(self.session, self.images)
+        self.details["batch"] = result.to_dict()
+        self.ledger.record("batch", "repeat_difference", result.repeat.max_abs)
+        self.ledger.record("batch", "identical_rows", result.identical_rows.max_abs)
+        self.ledger.record("batch", "batch_size_difference", result.size.max_abs)
+        self.ledger.record("batch", "batch_slot_difference", result.slot.max_abs)
+
+
+def _tied_images(trace: ReferenceTrace) -> npt.NDArray[np.bool_]:
+    return np.asarray(~(trace.margins > 0).all(axis=1))

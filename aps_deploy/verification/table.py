@@ -1,0 +1,91 @@
+"""A certificate for people: tables for a terminal. Programs read the JSON."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+if TYPE_CHECKING:
+    from aps_deploy.verification.certificate import Certificate, Check
+
+_VERDICTS = {
+    "passed": ("passed", "green"),
+    "failed": ("FAILED", "bold red"),
+    "reported": ("reported", "dim"),
+    "not_applicable": ("not applicable", "dim"),
+}
+
+
+def certificate_table(certificate: Certificate) -> RenderableType:
+    """Return the certificate as a heading, one line per check, one per selecting layer, and the verdict."""
+    parts: list[RenderableType] = [_heading(certificate), _checks(certificate)]
+    if certificate.details.get("selection"):
+        parts.append(_layers(certificate))
+    parts.append(_verdict(certificate))
+    return Group(*parts)
+
+
+def _heading(certificate: Certificate) -> Text:
+    environment, data = certificate.environment, certificate.data
+    lines = [
+        f"{certificate.file['name']} ({certificate.file.get('precision') or 'precision not stated'}) in "
+        f"{environment['runtime']} on {environment['device']}, against {certificate.reference['name']}",
+        f"{data['num_images']} images of {data['height']}x{data['width']}, {certificate.shift_set['description']}, "
+        f"seed {data['seed']}",
+    ]
+    return Text("\n".join(lines))
+
+
+def _checks(certificate: Certificate) -> Table:
+    table = Table(title="Checks", title_justify="left")
+    table.add_column("group")
+    table.add_column("check", no_wrap=True)
+    table.add_column("measured", justify="right")
+    table.add_column("limit", justify="right")
+    table.add_column("verdict")
+    group = ""
+    for check in certificate.checks:
+        word, style = _VERDICTS[check.status]
+        shown_group = check.group if check.group != group else ""
+        table.add_row(shown_group, check.name, _measured(check), _limit(check), Text(word, style=style))
+        group = check.group
+    return table
+
+
+def _layers(certificate: Certificate) -> Table:
+    table = Table(title="Selections per layer", title_justify="left")
+    for name in ("layer", "agreed", "explained", "unexplained", "tied", "at risk", "score error", "smallest margin"):
+        table.add_column(name, justify="left" if name == "layer" else "right")
+    for layer in certificate.details["selection"]["layers"]:
+        counts = [str(layer[name]) for name in ("agreed", "explained", "unexplained", "tied", "at_risk")]
+        numbers = [_number(layer[name]) for name in ("measured_error", "smallest_margin")]
+        table.add_row(layer["layer"], *counts, *numbers)
+    return table
+
+
+def _verdict(certificate: Certificate) -> Text:
+    if certificate.passed:
+        return Text("passed", style="bold green")
+    text = Text("FAILED", style="bold red")
+    for check in certificate.failed_checks:
+        text.append(f"\n  {check.sentence()}", style="red")
+    return text
+
+
+def _measured(check: Check) -> str:
+    if check.status == "not_applicable":
+        return "-"
+    return "not finite" if check.measured is None else f"{_number(check.measured)} {check.unit}"
+
+
+def _limit(check: Check) -> str:
+    return "-" if check.tolerance is None else f"{check.comparison} {_number(check.tolerance)}"
+
+
+def _number(value: float | None) -> str:
+    if value is None:
+        return "-"
+    return str(int(value)) if float(value).is_integer() and abs(value) < 1e6 else f"{value:.4g}"
