@@ -3,7 +3,7 @@
 from aps_deploy.layers.aps import APS, BlurPosition, Downsample, LowPassDownsample, OddMaps
 from aps_deploy.layers.blur import FILTER_SIZES, Blur, binomial_kernel
 from aps_deploy.layers.head import Classifier, ExactGlobalAvgPool
-from aps_deploy.layers.padding import PadForPool, Padding, check_padding, circular_pad
+from aps_deploy.layers.padding import Padding, PadForPool, check_padding, circular_pad
 from aps_deploy.layers.selections import Selections
 
 __all__ = [

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, cast
 
 from torch import Tensor, nn
 
@@ -83,6 +83,7 @@ class APS(nn.Module):
         return x
 
     def extra_repr(self) -> str:
+        """Return what ``repr`` shows between the parentheses."""
         return f"stride={self.stride}, criterion={self.criterion}, selection={self.selection}"
 
 
@@ -99,8 +100,7 @@ class LowPassDownsample(nn.Module):
 
     def reuse(self, x: Tensor, index: Tensor | None) -> Tensor:
         """Return the shortcut's map downsampled on the same grid."""
-        return self.blur(x)
+        return cast(Tensor, self.blur(x))
 
 
 Downsample = APS | LowPassDownsample
-

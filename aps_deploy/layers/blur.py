@@ -58,4 +58,5 @@ class Blur(nn.Module):
         return F.conv2d(x, self.kernel.to(x.dtype), stride=self.stride, groups=self.channels)
 
     def extra_repr(self) -> str:
+        """Return what ``repr`` shows between the parentheses."""
         return f"{self.channels}, filter_size={self.filter_size}, stride={self.stride}, padding={self.padding}"

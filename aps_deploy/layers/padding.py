@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from aps_deploy.errors import InputError
 
 Padding = Literal["circular", "zeros"]
+PADDINGS: tuple[Padding, ...] = get_args(Padding)
 
 
 def check_padding(padding: str) -> Padding:
@@ -18,8 +19,9 @@ def check_padding(padding: str) -> Padding:
     Raises:
         InputError: no such padding.
     """
-    if padding == "circular" or padding == "zeros":
-        return padding
+    for known in PADDINGS:
+        if padding == known:
+            return known
     raise InputError(f"unknown padding {padding!r}; choose circular or zeros.")
 
 

@@ -17,7 +17,13 @@ MakeDownsample = Callable[[int], Downsample] | None
 def conv(inputs: int, outputs: int, size: int, padding: Padding, stride: int = 1) -> nn.Conv2d:
     """Return a bias-free square convolution that keeps the size (before its stride)."""
     return nn.Conv2d(
-        inputs, outputs, size, stride=stride, padding=size // 2, bias=False, padding_mode=padding if size > 1 else "zeros"
+        inputs,
+        outputs,
+        size,
+        stride=stride,
+        padding=size // 2,
+        bias=False,
+        padding_mode=padding if size > 1 else "zeros",
     )
 
 
@@ -39,9 +45,7 @@ class Block(nn.Module):
         make_downsample: builds the sampler when the block strides; None lets the convolutions stride.
     """
 
-    def __init__(
-        self, inputs: int, outputs: int, inner: int, stride: int, make_downsample: MakeDownsample
-    ) -> None:
+    def __init__(self, inputs: int, outputs: int, inner: int, stride: int, make_downsample: MakeDownsample) -> None:
         super().__init__()
         sampled = stride > 1 and make_downsample is not None
         self.conv_stride = 1 if sampled else stride
@@ -68,9 +72,7 @@ class BasicBlock(Block):
 
     expansion = 1
 
-    def __init__(
-        self, inputs: int, width: int, stride: int, make_downsample: MakeDownsample, padding: Padding
-    ) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, make_downsample: MakeDownsample, padding: Padding) -> None:
         super().__init__(inputs, width, width, stride, make_downsample)
         self.conv1 = conv(inputs, width, 3, padding, self.conv_stride)
         self.bn1 = nn.BatchNorm2d(width)
@@ -93,9 +95,7 @@ class Bottleneck(Block):
 
     expansion = 4
 
-    def __init__(
-        self, inputs: int, width: int, stride: int, make_downsample: MakeDownsample, padding: Padding
-    ) -> None:
+    def __init__(self, inputs: int, width: int, stride: int, make_downsample: MakeDownsample, padding: Padding) -> None:
         super().__init__(inputs, width * self.expansion, width, stride, make_downsample)
         self.conv1 = conv(inputs, width, 1, padding)
         self.bn1 = nn.BatchNorm2d(width)

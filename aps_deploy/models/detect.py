@@ -86,9 +86,13 @@ def _sampler(weights: Weights, cifar: bool) -> tuple[Sampler, int, str | None]:
     if weights.layout == "antialiased-cnns" and not cifar:
         return "lpf", filter_size, None
     if cifar:
-        return "aps", filter_size, (
-            "LPF and APS networks of the authors' CIFAR code have the same keys; taken as APS, "
-            "give the architecture if it was trained with LPF"
+        return (
+            "aps",
+            filter_size,
+            (
+                "LPF and APS networks of the authors' CIFAR code have the same keys; taken as APS, "
+                "give the architecture if it was trained with LPF"
+            ),
         )
     aps = any(".aps_down." in key for key in weights.keys)
     return ("aps" if aps else "lpf"), filter_size, None

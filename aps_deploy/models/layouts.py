@@ -3,7 +3,7 @@
 Our names are torchvision's. The layouts known, told apart by their keys:
 
     aps-deploy, torchvision   conv1.weight, layer2.0.conv2.weight, layer2.0.downsample.0.weight
-    authors                   circular convolutions are Sequential(pad, conv): conv1.1.weight, layer2.0.conv2.1.1.weight;
+    authors                   circular convolutions are Sequential(pad, conv): conv1.1.weight;
                               samplers keep a blur buffer: layer2.0.aps_down.filt, layer2.0.downsample.0.filt
     antialiased-cnns          layer2.0.conv2.0.filt, layer2.0.conv2.1.weight, unpadded names otherwise
 

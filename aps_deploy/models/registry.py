@@ -121,7 +121,9 @@ def resolve_arch(arch: str, *, filter_size: int | None = None, recipe: str | Non
             )
         return spec(base).name
     if size and filter_size is not None and int(size) != filter_size:
-        raise InputError(f"architecture {arch!r} names filter size {size}, but filter size {filter_size} was asked for.")
+        raise InputError(
+            f"architecture {arch!r} names filter size {size}, but filter size {filter_size} was asked for."
+        )
     # The authors' default filter size is 1.
     return spec(f"{base}_{sampler}{size or filter_size or 1}").name
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import cast
-
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aps_deploy.layers import Downsample, PadForPool, Padding, Selections, circular_pad
+from aps_deploy.layers import Downsample, Padding, PadForPool, Selections, circular_pad
 
 
 class StridedStemPool(nn.Module):
@@ -44,4 +42,4 @@ class SampledStemPool(nn.Module):
             x, _ = self.first(x, selections)
         x = F.max_pool2d(self.pad(x), kernel_size=2, stride=1)
         x, _ = self.last(x, selections)
-        return cast(Tensor, x)
+        return x

@@ -18,10 +18,17 @@ from torch import Tensor, nn
 from aps_deploy.errors import InputError
 from aps_deploy.models.layouts import Layout, Weights, canonical_weights, state_dict_of
 
+_rebuild_numpy_scalar: Any = np.float64(0).__reduce__()[0]
 # Training scripts store metrics as NumPy scalars; these rebuild numbers and nothing else.
-_NUMPY_SCALARS: list[Any] = [np.dtype, np.dtypes.Float32DType, np.dtypes.Float64DType, np.dtypes.Int64DType]
-_NUMPY_SCALARS.append((np._core.multiarray.scalar, "numpy.core.multiarray.scalar"))
-_NUMPY_SCALARS.append((np._core.multiarray.scalar, "numpy._core.multiarray.scalar"))
+_NUMPY_SCALARS: list[Any] = [
+    np.dtype,
+    np.dtypes.Float32DType,
+    np.dtypes.Float64DType,
+    np.dtypes.Int64DType,
+    # The function that rebuilds a scalar, by its names before and since NumPy 2.
+    (_rebuild_numpy_scalar, "numpy.core.multiarray.scalar"),
+    (_rebuild_numpy_scalar, "numpy._core.multiarray.scalar"),
+]
 
 
 @dataclass(frozen=True)
@@ -78,9 +85,7 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
     return canonical_weights(state_dict_of(read_tensors(path), str(path)))
 
 
-def load_weights(
-    model: nn.Module, path_or_state_dict: str | os.PathLike[str] | Mapping[str, Tensor]
-) -> ImportReport:
+def load_weights(model: nn.Module, path_or_state_dict: str | os.PathLike[str] | Mapping[str, Tensor]) -> ImportReport:
     """Load weights of aps-deploy, the APS authors, torchvision or antialiased-cnns into ``model``.
 
     Raises:

@@ -40,8 +40,7 @@ def sum_channels(x: Tensor) -> Tensor:
 def energy_map(x: Tensor, power: int) -> Tensor:
     """Return sum_c |x|**power at every pixel of ``x`` (N, C, H, W): (N, H, W), in float32 (float64 for float64).
 
-    Args:
-        power: 2 for the l2 criteria, 1 for the l1 criteria.
+    ``power`` is 2 for the l2 criteria and 1 for the l1 criteria.
     """
     x = x.to(working_dtype(x.dtype)).contiguous()
     return sum_channels(x * x if power == 2 else x.abs())

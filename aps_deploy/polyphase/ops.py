@@ -30,9 +30,9 @@ def _as_layout_of(result: Tensor, like: Tensor) -> Tensor:
 
 def _component_view(x: Tensor, stride: int) -> Tensor:
     """Return ``x`` (N, C, H, W) viewed as (N, dx, dy, C, H/stride, W/stride)."""
-    n, channels, height, width = x.shape
+    height, width = x.shape[2:]
     split = x.unflatten(3, (width // stride, stride)).unflatten(2, (height // stride, stride))
-    return split.permute(0, 5, 3, 1, 2, 4)
+    return cast(Tensor, split.permute(0, 5, 3, 1, 2, 4))
 
 
 @torch.library.custom_op("aps::polyphase_index", mutates_args=())
@@ -106,7 +106,7 @@ def _save_shape(ctx: Any, inputs: tuple[Any, ...], output: Tensor) -> None:
 def _mean_backward(ctx: Any, grad: Tensor) -> Tensor:
     # The plain mean's gradient: rounding to integers has none of its own.
     height, width = ctx.shape[2:]
-    return (grad / (height * width))[:, :, None, None].expand(ctx.shape)
+    return cast(Tensor, (grad / (height * width))[:, :, None, None].expand(ctx.shape))
 
 
 _polyphase_take.register_autograd(_take_backward, setup_context=_save_index)

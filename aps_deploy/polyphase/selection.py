@@ -76,9 +76,7 @@ def relative_margin(scores: Tensor, criterion: Criterion) -> Tensor:
     return torch.where(magnitude > 0, difference / magnitude, 0.0)
 
 
-def select(
-    x: Tensor, stride: int = 2, criterion: Criterion = "l2", selection: SelectionMode = "exact"
-) -> Selection:
+def select(x: Tensor, stride: int = 2, criterion: Criterion = "l2", selection: SelectionMode = "exact") -> Selection:
     """Return the choice for every image of ``x`` (N, C, H, W), with its scores and margin.
 
     Equivariance: where the winner is unique, the choice for ``x`` rolled by (a, b) is ((dy + a) % s, (dx + b) % s)

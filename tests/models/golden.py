@@ -39,7 +39,9 @@ def binomial(size: int) -> np.ndarray:
 
 def state_dict(record: dict[str, Any]) -> dict[str, Tensor]:
     """Return the record's weights under the authors' keys."""
-    tensors = {key: torch.from_numpy(np.asarray(_tensor(record["name"], key, shape))) for key, shape in record["keys"].items()}
+    tensors = {
+        key: torch.from_numpy(np.asarray(_tensor(record["name"], key, shape))) for key, shape in record["keys"].items()
+    }
     return {key: t if t.dtype == torch.int64 else t.float() for key, t in tensors.items()}
 
 

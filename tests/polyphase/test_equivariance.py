@@ -5,10 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from aps_deploy.polyphase import CRITERIA, SELECTION_MODES, polyphase_index, polyphase_select, select
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
+
+from aps_deploy.polyphase import CRITERIA, SELECTION_MODES, polyphase_index, polyphase_select, select
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
@@ -84,9 +85,7 @@ def test_every_pixel_sums_its_channels_alike(shape: tuple[int, ...], power: int)
 
 @settings(max_examples=60, deadline=None)
 @given(drawn=maps(), criterion=st.sampled_from(CRITERIA), mode=st.sampled_from(SELECTION_MODES))
-def test_agrees_with_an_independent_reference_in_float64(
-    drawn: tuple[Tensor, int], criterion: str, mode: str
-) -> None:
+def test_agrees_with_an_independent_reference_in_float64(drawn: tuple[Tensor, int], criterion: str, mode: str) -> None:
     x, stride = drawn
     array = x.double().numpy()
     for n in range(array.shape[0]):
@@ -104,4 +103,6 @@ def test_agrees_with_an_independent_reference_in_float64(
         sign = -1 if criterion.endswith("_min") else 1
         ranked = np.sort(sign * np.array(scores))
         if ranked[-1] - ranked[-2] > 1e-5 * abs(ranked[-1]):
-            assert int(polyphase_index(x[n : n + 1], stride, criterion, mode)) == int(np.argmax(sign * np.array(scores)))
+            assert int(polyphase_index(x[n : n + 1], stride, criterion, mode)) == int(
+                np.argmax(sign * np.array(scores))
+            )

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 import torch
-from aps_deploy.polyphase import exact_mean, polyphase_index, polyphase_select, polyphase_take, take_component
 from torch import Tensor, nn
+
+from aps_deploy.polyphase import exact_mean, polyphase_index, polyphase_select, polyphase_take, take_component
 
 
 def random_map(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float32) -> Tensor:

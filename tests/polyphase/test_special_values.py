@@ -6,6 +6,7 @@ import math
 
 import pytest
 import torch
+
 from aps_deploy.errors import InputError
 from aps_deploy.polyphase import CRITERIA, exact_mean, polyphase_components, polyphase_select, select, take_component
 
