@@ -116,8 +116,7 @@ def resolve_runtime(name: str) -> RuntimeInfo:
     for info in RUNTIMES.values():
         if wanted in (info.name, *info.aliases):
             return info
-    spellings = [spelling for info in RUNTIMES.values() for spelling in (info.name, *info.aliases)]
-    raise InputError(f"unknown runtime {name!r}{near_matches(wanted, spellings)}; accepted: {', '.join(RUNTIMES)}.")
+    raise InputError(f"unknown runtime {name!r}{near_matches(wanted, RUNTIMES)}; accepted: {', '.join(RUNTIMES)}.")
 
 
 def default_runtime(kind: FileKind) -> RuntimeInfo:

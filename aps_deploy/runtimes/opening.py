@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from aps_deploy.errors import InputError
+from aps_deploy.errors import InputError, near_matches
 from aps_deploy.runtimes.availability import (
     FileKind,
     RuntimeInfo,
@@ -88,8 +88,9 @@ def file_kind(path: str | os.PathLike[str]) -> FileKind:
         raise InputError(f"{path} is a folder; give a model file: {_accepted()}.")
     hint = ""
     if suffix in _TORCH_PICKLES:
-        hint = f"; turn a PyTorch checkpoint into one with `aps-deploy import {path}`"
-    raise InputError(f"{path} is no model this can run; accepted: {_accepted()}{hint}.")
+        hint = f"; turn a PyTorch checkpoint into one with `aps-deploy import {path} -o NAME.safetensors`"
+    close = near_matches(file.name, packaged_names())
+    raise InputError(f"{path} is no model this can run{close}; accepted: {_accepted()}{hint}.")
 
 
 def packaged_names() -> tuple[str, ...]:
@@ -127,8 +128,8 @@ def _open_object(model: Any, runtime: str | None, device: str | None, num_thread
         return TorchSession(model, device=check_device(device, info), num_threads=num_threads)
     if not hasattr(model, "SerializeToString"):
         raise InputError(
-            f"a {type(model).__name__} is no model this can run; accepted: a path, an onnx.ModelProto, or a network "
-            "made by create_model."
+            f"an object of type {type(model).__name__} is no model this can run; accepted: a path, "
+            "an onnx.ModelProto, or a network made by create_model."
         )
     info = _runtime_for("onnx", runtime, "an ONNX model in memory")
     where = check_device(device, info)
