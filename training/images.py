@@ -1,0 +1,134 @@
+"""Labelled images as uint8 batches: held in memory when small, decoded by loader processes when large.
+
+Both kinds hand out the same thing for the same indices, so the loop does not know which one it has, and where a
+pass over the images starts is a matter of which index batches are asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Protocol
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset
+
+from aps_deploy.preprocessing import Preprocessing, load_image
+
+_LOGGER = logging.getLogger(__name__)
+
+# Above either limit images stay on disk: 224-pixel crops of ImageNet would need 180 GiB of memory.
+_MEMORY_LIMIT_BYTES = 2 << 30
+_MEMORY_LIMIT_SIDE = 96
+
+
+class LabelledImages(Protocol):
+    """Images with labels, fetched in batches of indices."""
+
+    labels: Tensor
+    """(N,) int64 class numbers."""
+
+    def __len__(self) -> int: ...
+
+    def batches(self, index_batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images (B, 3, H, W) uint8 and labels (B,) int64 of each index batch, in the given order."""
+        ...
+
+    def subset(self, indices: Tensor) -> LabelledImages:
+        """Return the images at `indices`, renumbered from 0."""
+        ...
+
+
+class MemoryImages:
+    """Decoded images held in memory."""
+
+    def __init__(self, images: Tensor, labels: Tensor) -> None:
+        self.images, self.labels = images, labels
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def batches(self, index_batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images (B, 3, H, W) uint8 and labels (B,) int64 of each index batch."""
+        for indices in index_batches:
+            yield self.images[indices], self.labels[indices]
+
+    def subset(self, indices: Tensor) -> MemoryImages:
+        """Return the images at `indices`, renumbered from 0."""
+        return MemoryImages(self.images[indices], self.labels[indices])
+
+
+class FileImages(Dataset[tuple[Tensor, int]]):
+    """Image files, decoded, resized and cropped by loader processes on every pass."""
+
+    def __init__(self, paths: Sequence[Path], labels: Tensor, preprocessing: Preprocessing, *, workers: int) -> None:
+        self.paths, self.labels = list(paths), labels
+        self.preprocessing, self.workers = preprocessing, workers
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        return decode(self.paths[index], self.preprocessing), int(self.labels[index])
+
+    def batches(self, index_batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield images (B, 3, H, W) uint8 and labels (B,) int64 of each index batch."""
+        if not index_batches:
+            return iter(())
+        loader = DataLoader(
+            self,
+            batch_sampler=[indices.tolist() for indices in index_batches],
+            num_workers=self.workers,
+            pin_memory=torch.cuda.is_available(),
+            # The loader draws its workers' seed from a generator; an own one leaves the global state, which a
+            # resumed run restores, alone.
+            generator=torch.Generator().manual_seed(0),
+        )
+        return iter(loader)
+
+    def subset(self, indices: Tensor) -> FileImages:
+        """Return the images at `indices`, renumbered from 0."""
+        paths = [self.paths[index] for index in indices.tolist()]
+        return FileImages(paths, self.labels[indices], self.preprocessing, workers=self.workers)
+
+
+def decode(path: Path, preprocessing: Preprocessing) -> Tensor:
+    """Return one image file, resized and cropped, as (3, H, W) uint8.
+
+    Raises:
+        InputError: the file is missing, truncated or no image.
+    """
+    pixels = np.array(preprocessing.crop(load_image(path)), dtype=np.uint8)
+    return torch.from_numpy(pixels).permute(2, 0, 1)
+
+
+def open_images(
+    paths: Sequence[Path],
+    labels: Tensor,
+    preprocessing: Preprocessing,
+    *,
+    workers: int,
+    on_decoded: Callable[[int], None] | None = None,
+) -> LabelledImages:
+    """Return the images, in memory if they are small and few enough, else read from disk on every pass.
+
+    Args:
+        paths: Image files.
+        labels: (N,) int64 class numbers.
+        preprocessing: Resize and crop.
+        workers: Loader processes, where the images stay on disk.
+        on_decoded: Called with 1 after each image that is decoded into memory.
+    """
+    side = preprocessing.image_size
+    if side > _MEMORY_LIMIT_SIDE or len(paths) * 3 * side * side > _MEMORY_LIMIT_BYTES:
+        return FileImages(paths, labels, preprocessing, workers=workers)
+    images = torch.empty(len(paths), 3, side, side, dtype=torch.uint8)
+    for number, path in enumerate(paths):
+        images[number] = decode(path, preprocessing)
+        if on_decoded is not None:
+            on_decoded(1)
+    _LOGGER.debug("decoded %d images of %d x %d into memory", len(paths), side, side)
+    return MemoryImages(images, labels)

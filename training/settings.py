@@ -1,0 +1,208 @@
+"""What a training run can be told: one frozen dataclass, checked before anything is read or written.
+
+`None` means "the recipe's value" (or, on `resume`, "the value the run was started with"). A field `some_name` is the
+flag `--some-name` of `aps-deploy train`. This module imports no torch, so that the command line can build settings,
+and refuse bad ones, at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal, get_args
+
+from aps_deploy.errors import InputError
+
+RecipeName = Literal["cifar10", "imagenet", "fast"]
+ScheduleName = Literal["step", "one-cycle", "constant"]
+PrecisionName = Literal["auto", "float32", "bf16", "fp16"]
+
+RECIPE_NAMES: tuple[str, ...] = get_args(RecipeName)
+
+# What may differ between the first part of a run and its continuation without changing a number of it.
+_FREE_ON_RESUME = frozenset(
+    {"out_dir", "data", "workers", "device", "resume", "evaluate", "download", "progress", "weights"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainSettings:
+    """All choices of one training run.
+
+    Raises:
+        InputError: values out of range, or flags that contradict each other; the message names the flags.
+    """
+
+    arch: str | None = None
+    """Architecture: a registry name (`resnet20_aps3`) or the authors' way (`resnet18_aps` with `filter_size`)."""
+    data: Path | None = None
+    """Folder with `train/<class>/*` and `val/` or `test/`, or a folder for torchvision's CIFAR-10."""
+    out_dir: Path | None = None
+    """Where the run writes: `metrics.jsonl`, `curves.png`, `last.pt`, `last.safetensors`, `best.safetensors`."""
+    recipe: RecipeName | None = None
+    """Set of defaults below; None picks `cifar10` or `imagenet` by the family of the architecture."""
+    resume: bool = False
+    """Continue the run in `out_dir`; settings left at None are the ones it was started with."""
+    evaluate: bool = False
+    """Only evaluate `weights` (or, with `resume`, the best checkpoint of `out_dir`); nothing is trained."""
+    weights: Path | None = None
+    """Start from this checkpoint (ours, the authors', torchvision's); alias `--pretrained`."""
+    seed: int | None = None
+    """Seed of initialisation, order and augmentation (default 0)."""
+
+    filter_size: int | None = None
+    """Blur filter size 1 to 7, where `arch` does not say it."""
+    criterion: str | None = None
+    """Norm that selects the component (default `l2`); alias `--apspool-criterion`."""
+    selection: Literal["exact", "float"] | None = None
+    """Arithmetic of the selection (default `exact`)."""
+    pool_only: bool | None = None
+    """ImageNet family: keep the stride of the first convolution (invariant to even shifts only)."""
+    padding: Literal["circular", "zeros"] | None = None
+    """Padding of the convolutions (default `circular`)."""
+
+    epochs: int | None = None
+    """Passes over the training images."""
+    batch_size: int | None = None
+    """Images per step, over all processes."""
+    learning_rate: float | None = None
+    """Peak learning rate for the given batch size; alias `--lr`."""
+    momentum: float | None = None
+    """Momentum of SGD."""
+    nesterov: bool | None = None
+    """Nesterov's form of the momentum."""
+    weight_decay: float | None = None
+    """L2 penalty on all parameters; alias `--wd`."""
+    label_smoothing: float | None = None
+    """Share of the target spread over all classes, 0 to below 1."""
+    schedule: ScheduleName | None = None
+    """`step` (divide every `step_epochs`), `one-cycle` (linear up, cosine to zero) or `constant`."""
+    step_epochs: int | None = None
+    """`step` schedule: epochs between two drops."""
+    step_factor: float | None = None
+    """`step` schedule: factor of each drop."""
+    warmup_share: float | None = None
+    """`one-cycle` schedule: share of the steps spent rising."""
+
+    flip: bool | None = None
+    """Mirror each training image with probability 1/2."""
+    crop_padding: int | None = None
+    """Random crop of the image padded by this many pixels per side (0: none)."""
+    crop_padding_mode: Literal["zeros", "reflect", "circular"] | None = None
+    """What the random crop finds outside the image; `circular` makes it a random circular shift per image."""
+    circular_data_aug: bool | None = None
+    """The authors' augmentation: one circular shift per batch; alias `--data-augmentation`."""
+    circular_shift: int | None = None
+    """Shifts of `circular_data_aug` and of the consistency protocol are drawn from -n to n-1."""
+
+    holdout: int | None = None
+    """Training images set aside for validation (numpy shuffle of seed 0, the last ones), when there is no `val/`."""
+    max_train_images: int | None = None
+    """Train on this many images only (the first of the seed-0 shuffle)."""
+    image_size: int | None = None
+    """Side in pixels of the square network input."""
+    resize: int | None = None
+    """Shorter side in pixels before the centre crop; unset: only where images are not of `image_size`."""
+    download: bool | None = None
+    """Let torchvision download CIFAR-10 into `data` when the folder holds no images."""
+    workers: int | None = None
+    """Loader processes for images that are read from disk every epoch (small images are held in memory)."""
+
+    precision: PrecisionName | None = None
+    """Arithmetic of the training step; `auto`: bf16 where the CPU or GPU computes in it, else float32."""
+    channels_last: bool | None = None
+    """Memory order of the activations; the default is what was faster: on for CUDA, off for CPU."""
+    compile: bool | None = None
+    """Train through `torch.compile`."""
+    device: str | None = None
+    """`cpu`, `cuda` or `cuda:N` (default: CUDA where there is one)."""
+    validate_consistency: bool | None = None
+    """Also measure the shift consistency after every epoch (the authors' protocol, one shift per batch)."""
+    progress: bool | None = None
+    """Progress bar on stderr (default: where stderr is a terminal)."""
+
+    def __post_init__(self) -> None:
+        for name in ("data", "out_dir", "weights"):
+            value = getattr(self, name)
+            if value is not None:
+                object.__setattr__(self, name, Path(value))
+        self._check_ranges()
+        self._check_conflicts()
+
+    def _check_ranges(self) -> None:
+        if self.recipe is not None and self.recipe not in RECIPE_NAMES:
+            raise InputError(f"--recipe {self.recipe} is not known; choose one of {', '.join(RECIPE_NAMES)}.")
+        at_least: dict[str, float] = {
+            "seed": 0, "epochs": 1, "batch_size": 1, "momentum": 0, "weight_decay": 0, "label_smoothing": 0,
+            "step_epochs": 1, "crop_padding": 0, "circular_shift": 1, "holdout": 0, "max_train_images": 1,
+            "image_size": 1, "resize": 1, "workers": 0, "warmup_share": 0,
+        }  # fmt: skip
+        for name, lowest in at_least.items():
+            value = getattr(self, name)
+            if value is not None and not value >= lowest:
+                raise InputError(f"{flag(name)} is {value}; it must be at least {lowest:g}.")
+        for name in ("learning_rate", "step_factor"):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < float("inf"):
+                raise InputError(f"{flag(name)} is {value}; it must be a positive number.")
+        for name in ("momentum", "label_smoothing", "warmup_share"):
+            value = getattr(self, name)
+            if value is not None and not value < 1:
+                raise InputError(f"{flag(name)} is {value}; it must be below 1.")
+
+    def _check_conflicts(self) -> None:
+        if self.out_dir is None and not self.evaluate:
+            raise InputError("--out-dir is missing; name a new folder for the run, such as --out-dir runs/first.")
+        if self.evaluate and self.weights is None and not self.resume:
+            raise InputError("--evaluate needs a checkpoint: give --weights FILE, or --resume with --out-dir.")
+        if self.resume and self.out_dir is None:
+            raise InputError("--resume needs the folder of the run to continue: give --out-dir.")
+        if self.resume and self.weights is not None:
+            raise InputError("--resume and --weights exclude each other: a resumed run goes on from its own weights.")
+        if not self.resume and self.data is None:
+            raise InputError("--data is missing; give a folder with train/<class>/ and val/ or test/.")
+        if not self.resume and self.arch is None and not self.evaluate:
+            raise InputError("--arch is missing; `aps-deploy models` lists the architectures.")
+        if self.nesterov and self.momentum == 0:
+            raise InputError("--nesterov needs a momentum: --momentum is 0.")
+        if self.schedule is not None and self.schedule != "step" and (self.step_epochs or self.step_factor):
+            raise InputError(f"--step-epochs and --step-factor belong to --schedule step, not {self.schedule}.")
+        if self.schedule is not None and self.schedule != "one-cycle" and self.warmup_share:
+            raise InputError(f"--warmup-share belongs to --schedule one-cycle, not {self.schedule}.")
+        if None not in (self.resize, self.image_size) and self.resize < self.image_size:  # type: ignore[operator]
+            raise InputError(f"--resize {self.resize} is smaller than --image-size {self.image_size}.")
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the settings as JSON-ready values."""
+        return {
+            key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(self).items()
+        }
+
+
+def flag(name: str) -> str:
+    """Return the command-line spelling of a settings field."""
+    return "--" + name.replace("_", "-")
+
+
+def continued(given: TrainSettings, stored: Mapping[str, Any]) -> TrainSettings:
+    """Return the settings of a resumed run: the stored ones, with what may change taken from `given`.
+
+    Raises:
+        InputError: `given` asks for a value that would change the numbers of the run, naming the flag.
+    """
+    merged: dict[str, Any] = {}
+    for field in dataclasses.fields(TrainSettings):
+        value, before = getattr(given, field.name), stored.get(field.name)
+        if field.name in _FREE_ON_RESUME:
+            merged[field.name] = before if value is None and field.name != "weights" else value
+        elif value is None or value == before:
+            merged[field.name] = before
+        else:
+            raise InputError(
+                f"{flag(field.name)} is {value}, but the run in {given.out_dir} was started with "
+                f"{'its default' if before is None else before}; leave the flag out, or start a new run in another "
+                "--out-dir."
+            )
+    return TrainSettings(**merged)

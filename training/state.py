@@ -1,0 +1,125 @@
+"""The file a run is resumed from: `last.pt`, loadable with `weights_only=True` and always whole.
+
+It holds tensors and plain Python values only, so that reading it can run no code.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import pickle
+import random
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+from aps_deploy.errors import InputError
+from aps_deploy.files import atomic_path
+
+STATE_FILE = "last.pt"
+_FORMAT = 1
+
+
+@dataclass
+class Position:
+    """Where a run stands: what a continuation needs besides tensors."""
+
+    epoch: int = 0
+    """Epochs that are finished, their validation included."""
+    step: int = 0
+    """Optimizer steps taken in the epoch after those."""
+    loss_sum: float = 0.0
+    """Sum over the images seen in that epoch."""
+    num_correct: int = 0
+    num_seen: int = 0
+    train_seconds: float = 0.0
+    best_accuracy: float = -1.0
+    best_epoch: int = 0
+
+    def start_epoch(self) -> None:
+        """Count the running epoch as finished."""
+        self.epoch += 1
+        self.step = self.num_correct = self.num_seen = 0
+        self.loss_sum = self.train_seconds = 0.0
+
+
+def save_state(
+    path: Path,
+    *,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    scaler: torch.amp.GradScaler,
+    position: Position,
+    settings: dict[str, Any],
+    model_arguments: dict[str, Any],
+) -> None:
+    """Write everything a continuation needs; an older file stays valid until the new one is on disk.
+
+    Raises:
+        ApsError: the disk is full or the folder cannot be written.
+    """
+    document = {
+        "format": _FORMAT,
+        "model": model.state_dict(),
+        "model_arguments": model_arguments,
+        "optimizer": optimizer.state_dict(),
+        "scaler": scaler.state_dict(),
+        "position": dataclasses.asdict(position),
+        "random": _random_states(),
+        "settings": settings,
+    }
+    with atomic_path(path) as temporary:
+        torch.save(document, temporary)
+
+
+def load_state(path: Path) -> dict[str, Any]:
+    """Return the document that `save_state` wrote, on the CPU.
+
+    Raises:
+        InputError: the file is missing, damaged, holds pickled code, or is no training state.
+    """
+    if not path.is_file():
+        raise InputError(
+            f"{path} does not exist, so there is nothing to resume; start the run without --resume, in a new --out-dir."
+        )
+    try:
+        document = torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise InputError(f"{path} is no training state that can be read safely ({reason}).") from error
+    if not isinstance(document, dict) or document.get("format") != _FORMAT:
+        raise InputError(f"{path} is no training state of this version; a run is resumed from its own {STATE_FILE}.")
+    return document
+
+
+def _random_states() -> dict[str, Any]:
+    kind, keys, position, has_gauss, gauss = np.random.get_state()
+    states: dict[str, Any] = {
+        "torch": torch.get_rng_state(),
+        "numpy": [str(kind), torch.from_numpy(np.asarray(keys, dtype=np.int64)), position, has_gauss, gauss],
+        "python": list(random.getstate()),
+    }
+    if torch.cuda.is_available():
+        states["cuda"] = torch.cuda.get_rng_state_all()
+    return states
+
+
+def restore_random_states(states: dict[str, Any]) -> None:
+    """Set the global generators of torch, numpy and Python to the saved states."""
+    torch.set_rng_state(states["torch"])
+    kind, keys, position, has_gauss, gauss = states["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), position, has_gauss, gauss))
+    version, internal, gauss_next = states["python"]
+    random.setstate((version, tuple(internal), gauss_next))
+    if "cuda" in states and torch.cuda.device_count() == len(states["cuda"]):
+        torch.cuda.set_rng_state_all(states["cuda"])
+
+
+def seed_everything(seed: int) -> None:
+    """Seed the global generators of torch (all devices), numpy and Python."""
+    torch.manual_seed(seed)
+    np.random.seed(seed % 2**32)
+    random.seed(seed)
