@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import logging
 import sys
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -20,6 +21,8 @@ from aps_deploy.errors import ApsError, InputError
 from aps_deploy.training import options
 
 if TYPE_CHECKING:
+    from rich.console import RenderableType
+
     from aps_deploy.training.loop import TrainResult
 
 _LOGGER = logging.getLogger(__name__)
@@ -221,8 +224,11 @@ def import_(
         padding=padding,
         class_names=names,
     )
-    note = "" if result.note is None else f"\n{result.note}"
-    typer.echo(f"{result.path}: {result.arguments['name']}, {result.num_tensors} tensors ({result.layout} keys){note}")
+    made = result.arguments
+    typer.echo(f"{result.path}: {made['name']}, {made['padding']} padding, {made['num_classes']} classes")
+    typer.echo(f"{result.num_tensors} tensors, recognised by their keys as {result.layout}")
+    if result.note is not None:
+        typer.echo(f"note: {result.note}")
 
 
 def _lines(path: Path) -> list[str]:
@@ -325,6 +331,76 @@ def predict(
         if image:
             typer.echo(image)
         typer.echo(f"  {probability:>9}  {name}")
+
+
+@app.command()
+def verify(
+    file: Annotated[
+        str, typer.Argument(metavar="FILE", help="ONNX file (or checkpoint) to prove.", show_default=False)
+    ],
+    reference: Annotated[
+        str, typer.Option("--reference", metavar="CKPT", help="Checkpoint it was made from.", show_default=False)
+    ],
+    data: DataOption,
+    images: ImagesOption = None,
+    shifts: ShiftsOption = "group",
+    gate: Annotated[
+        list[str] | None,
+        typer.Option("--gate", metavar="NAME=NUMBER", help="Replace a limit, or =off to only report; repeatable."),
+    ] = None,
+    runtime: RuntimeOption = None,
+    device: DeviceOption = None,
+    batch_size: BatchOption = 64,
+    seed: SeedOption = 0,
+    certificate: Annotated[
+        Path | None,
+        typer.Option("--certificate", "-o", metavar="FILE", help="Where to write it [default: beside FILE]."),
+    ] = None,
+) -> None:
+    """Prove that an exported file kept the property.
+
+    Compares the shipped bytes with the float32 checkpoint: selections, logits, every shift, every place in a batch.
+    Writes a JSON certificate; exits with 0 when every gate passed, 1 when one failed, 2 when something was unreadable.
+    """
+    from aps_deploy.verification import certificate_path, certificate_table, parse_gates, verify_path
+
+    result = verify_path(
+        file,
+        reference,
+        data,
+        num_images=images,
+        shifts=shifts,
+        gates=parse_gates(gate or []),
+        runtime=runtime,
+        device=device,
+        output=certificate or certificate_path(file),
+        batch_size=batch_size,
+        seed=seed,
+        progress=_progress(),
+    )
+    _print_table(certificate_table(result))
+    typer.echo(f"certificate: {certificate or certificate_path(file)}")
+    raise typer.Exit(result.exit_code)
+
+
+def _progress() -> Callable[[str, int, int], None] | None:
+    """Return what shows a long measurement's progress in one line of stderr; None where nobody watches."""
+    if not sys.stderr.isatty():
+        return None
+
+    def show(what: str, done: int, total: int) -> None:
+        end = "\r" if done < total else "\r\033[K"
+        print(f"{what}: {done} of {total}".ljust(60), end=end, file=sys.stderr, flush=True)
+
+    return show
+
+
+def _print_table(table: RenderableType) -> None:
+    from rich.console import Console
+
+    # Where nobody watches there is no width to fit into: lines that a program reads are not broken.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
 
 
 def _print_json(document: dict[str, Any]) -> None:

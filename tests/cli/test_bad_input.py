@@ -1,0 +1,284 @@
+"""Bad input gives one sentence and its exit code, and leaves nothing behind."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import Result
+
+from aps_deploy.errors import ApsError, InputError
+from tests.cli.conftest import Invoke
+
+
+class RunsCode:
+    """Unpickling this creates a file: what a hostile checkpoint would do."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Callable[..., object], tuple[str]]:
+        return os.mkdir, (str(self.path),)
+
+
+def is_one_sentence(result: Result, *words: str, exit_code: int = 2) -> None:
+    """Assert that the command refused with one line on stderr that holds ``words``, and printed nothing else."""
+    assert result.exit_code == exit_code, result.output
+    assert result.stdout == ""
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Error: ")
+    for word in words:
+        assert word in line, line
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """An empty folder for outputs."""
+    path = tmp_path / "outputs"
+    path.mkdir()
+    return path
+
+
+@pytest.fixture
+def corrupt(tmp_path: Path, checkpoint: Path) -> Path:
+    """The first half of a checkpoint."""
+    path = tmp_path / "corrupt.safetensors"
+    path.write_bytes(checkpoint.read_bytes()[: checkpoint.stat().st_size // 2])
+    return path
+
+
+@pytest.fixture
+def foreign(tmp_path: Path) -> Path:
+    """A safetensors file of something else."""
+    path = tmp_path / "foreign.safetensors"
+    save_file({"embedding.weight": torch.zeros(4, 4)}, path)
+    return path
+
+
+class TestUsage:
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("trian",),
+            ("train", "--no-such-option"),
+            ("train", "--epochs", "many"),
+            ("train", "--recipe", "unknown"),
+            ("export", "model.safetensors"),
+            ("export", "model.safetensors", "-o", "x.onnx", "--polyphase", "loop"),
+            ("predict", "model.onnx"),
+            ("predict", "model.onnx", "x.png", "--top-k", "0"),
+            ("verify", "model.onnx", "--data", "images"),
+        ],
+    )
+    def test_is_refused_without_a_traceback(self, invoke: Invoke, arguments: tuple[str, ...]) -> None:
+        result = invoke(*arguments)
+        assert result.exit_code == 2
+        assert "Error: " in result.stderr and "Traceback" not in result.output
+
+    def test_a_misspelt_verb_gets_a_hint(self, invoke: Invoke) -> None:
+        assert "verify" in invoke("verfy").stderr
+
+
+class TestEdge:
+    """What the group of commands does with whatever a command raises."""
+
+    @pytest.fixture
+    def raising(self, monkeypatch: pytest.MonkeyPatch) -> Callable[[BaseException], None]:
+        def patch(error: BaseException) -> None:
+            def list_models(pattern: str) -> list[str]:
+                raise error
+
+            monkeypatch.setattr("aps_deploy.models.list_models", list_models)
+
+        return patch
+
+    @pytest.mark.parametrize(("error", "exit_code"), [(ApsError("it broke."), 1), (InputError("it is bad."), 2)])
+    def test_errors_become_exit_codes(
+        self, invoke: Invoke, raising: Callable[[BaseException], None], error: ApsError, exit_code: int
+    ) -> None:
+        raising(error)
+        is_one_sentence(invoke("models"), str(error), exit_code=exit_code)
+
+    def test_an_interrupt_is_130(self, invoke: Invoke, raising: Callable[[BaseException], None]) -> None:
+        raising(KeyboardInterrupt())
+        result = invoke("models")
+        assert result.exit_code == 130
+        assert result.stderr == "Interrupted.\n"
+
+    def test_a_bug_keeps_its_traceback(self, invoke: Invoke, raising: Callable[[BaseException], None]) -> None:
+        raising(ZeroDivisionError())
+        with pytest.raises(ZeroDivisionError):
+            invoke("models")
+
+
+class TestTrain:
+    def test_no_architecture(self, invoke: Invoke, images: Path, folder: Path) -> None:
+        is_one_sentence(invoke("train", "--data", images, "--out-dir", folder / "run"), "--arch", "aps-deploy models")
+
+    def test_unknown_architecture(self, invoke: Invoke, images: Path, folder: Path) -> None:
+        result = invoke("train", "--arch", "resnet20_abs3", "--data", images, "--out-dir", folder / "run")
+        is_one_sentence(result, "resnet20_abs3", "resnet20_aps3")
+        assert not list(folder.iterdir())
+
+    def test_missing_data(self, invoke: Invoke, folder: Path) -> None:
+        missing = folder / "nothing"
+        result = invoke("train", "--arch", "resnet20", "--data", missing, "--out-dir", folder / "run")
+        is_one_sentence(result, str(missing))
+        assert not list(folder.iterdir())
+
+    def test_odd_size(self, invoke: Invoke, images: Path, folder: Path) -> None:
+        result = invoke(
+            *("train", "--arch", "resnet20_aps3", "--data", images, "--out-dir", folder / "run"), "--image-size", "30"
+        )
+        is_one_sentence(result, "30", "32")
+        assert not list(folder.iterdir())
+
+    def test_output_folder_in_use(self, invoke: Invoke, images: Path, folder: Path) -> None:
+        (folder / "precious.txt").write_text("mine")
+        is_one_sentence(
+            invoke("train", "--arch", "resnet20", "--data", images, "--out-dir", folder), str(folder), "--out-dir"
+        )
+        assert [path.name for path in folder.iterdir()] == ["precious.txt"]
+
+    def test_nothing_to_resume(self, invoke: Invoke, folder: Path) -> None:
+        is_one_sentence(invoke("train", "--resume", "--out-dir", folder), str(folder))
+
+    def test_values_out_of_range(self, invoke: Invoke, images: Path, folder: Path) -> None:
+        result = invoke(
+            *("train", "--arch", "resnet20", "--data", images, "--out-dir", folder / "run"), "--label-smoothing", "2"
+        )
+        is_one_sentence(result, "--label-smoothing", "2")
+
+
+class TestImport:
+    def test_missing_file(self, invoke: Invoke, folder: Path) -> None:
+        is_one_sentence(invoke("import", folder / "no.pt", "-o", folder / "x.safetensors"), "no.pt")
+
+    def test_pickled_code_is_never_run(self, invoke: Invoke, folder: Path, tmp_path: Path) -> None:
+        hostile, proof = tmp_path / "hostile.pt", tmp_path / "ran"
+        torch.save({"state_dict": RunsCode(proof)}, hostile)
+        is_one_sentence(invoke("import", hostile, "-o", folder / "x.safetensors"), "hostile.pt", "code")
+        assert not proof.exists()
+        assert not list(folder.iterdir())
+
+    @pytest.mark.parametrize("content", [b"", b"not a checkpoint", bytes(range(256)) * 8])
+    def test_not_a_checkpoint(self, invoke: Invoke, folder: Path, tmp_path: Path, content: bytes) -> None:
+        source = tmp_path / "noise.pt"
+        source.write_bytes(content)
+        is_one_sentence(invoke("import", source, "-o", folder / "x.safetensors"), "noise.pt")
+        assert not list(folder.iterdir())
+
+    def test_weights_of_another_network(self, invoke: Invoke, folder: Path, foreign: Path) -> None:
+        is_one_sentence(invoke("import", foreign, "-o", folder / "x.safetensors"))
+        assert not list(folder.iterdir())
+
+    def test_class_names_that_do_not_fit(self, invoke: Invoke, checkpoint: Path, folder: Path, tmp_path: Path) -> None:
+        names = tmp_path / "names.txt"
+        names.write_text("only\ntwo\n")
+        result = invoke("import", checkpoint, "-o", folder / "x.safetensors", "--class-names", names)
+        is_one_sentence(result, "2", "3")
+        assert not list(folder.iterdir())
+
+
+class TestExport:
+    def test_missing_checkpoint(self, invoke: Invoke, folder: Path) -> None:
+        is_one_sentence(invoke("export", "no.safetensors", "-o", folder / "x.onnx"), "no.safetensors")
+
+    def test_corrupt_checkpoint(self, invoke: Invoke, folder: Path, corrupt: Path) -> None:
+        is_one_sentence(invoke("export", corrupt, "-o", folder / "x.onnx"), "corrupt.safetensors")
+        assert not list(folder.iterdir())
+
+    def test_foreign_checkpoint(self, invoke: Invoke, folder: Path, foreign: Path) -> None:
+        is_one_sentence(invoke("export", foreign, "-o", folder / "x.onnx"), "foreign.safetensors", "aps-deploy import")
+
+    def test_size_the_network_cannot_take(self, invoke: Invoke, folder: Path, checkpoint: Path) -> None:
+        result = invoke("export", checkpoint, "-o", folder / "x.onnx", "--image-size", "33")
+        is_one_sentence(result, "33", "36")
+        assert not list(folder.iterdir())
+
+    @pytest.mark.parametrize("engine", ["trt", "trt-rtx"])
+    def test_engines_to_come(self, invoke: Invoke, folder: Path, checkpoint: Path, engine: str) -> None:
+        is_one_sentence(invoke("export", checkpoint, "-o", folder / "x.onnx", "--engine", engine), engine, "onnx")
+
+    def test_precisions_to_come(self, invoke: Invoke, folder: Path, checkpoint: Path) -> None:
+        is_one_sentence(invoke("export", checkpoint, "-o", folder / "x.onnx", "--precision", "fp16"), "fp16", "fp32")
+
+    @pytest.mark.parametrize("name", ["missing/x.onnx", "x.plan", "."])
+    def test_output_that_cannot_be(self, invoke: Invoke, folder: Path, checkpoint: Path, name: str) -> None:
+        is_one_sentence(invoke("export", checkpoint, "-o", folder / name), str(folder))
+        assert not list(folder.iterdir())
+
+    def test_full_disk_leaves_the_old_file(
+        self, invoke: Invoke, folder: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        target = folder / "x.onnx"
+        target.write_bytes(b"older")
+
+        def full(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fsync", full)
+        is_one_sentence(invoke("export", checkpoint, "-o", target), "disk is full", exit_code=1)
+        assert [path.name for path in folder.iterdir()] == ["x.onnx"]
+        assert target.read_bytes() == b"older"
+
+
+class TestPredict:
+    def test_missing_model(self, invoke: Invoke, images: Path) -> None:
+        is_one_sentence(invoke("predict", "no.onnx", images), "no.onnx")
+
+    def test_truncated_image(self, invoke: Invoke, checkpoint: Path, images: Path, tmp_path: Path) -> None:
+        whole = (images / "test" / "cat" / "0.png").read_bytes()
+        truncated = tmp_path / "truncated.png"
+        truncated.write_bytes(whole[: len(whole) // 2])
+        is_one_sentence(invoke("predict", checkpoint, truncated), "truncated.png")
+
+    def test_missing_image(self, invoke: Invoke, checkpoint: Path) -> None:
+        is_one_sentence(invoke("predict", checkpoint, "no.png"), "no.png")
+
+    def test_file_without_preprocessing(self, invoke: Invoke, foreign_onnx: Path, images: Path) -> None:
+        result = invoke("predict", foreign_onnx, images / "test" / "cat" / "0.png")
+        is_one_sentence(result, "foreign.onnx", "--preprocessing")
+
+    def test_not_an_onnx_file(self, invoke: Invoke, images: Path, tmp_path: Path) -> None:
+        noise = tmp_path / "noise.onnx"
+        noise.write_bytes(b"not an onnx file")
+        is_one_sentence(invoke("predict", noise, images / "test" / "cat" / "0.png"), "noise.onnx")
+
+    def test_unknown_runtime(self, invoke: Invoke, checkpoint: Path, images: Path) -> None:
+        is_one_sentence(
+            invoke("predict", checkpoint, images / "test" / "cat", "--runtime", "tflite"), "tflite", "torch"
+        )
+
+
+class TestVerify:
+    def test_missing_data(self, invoke: Invoke, onnx_file: Path, checkpoint: Path, tmp_path: Path) -> None:
+        missing = tmp_path / "nothing"
+        is_one_sentence(invoke("verify", onnx_file, "--reference", checkpoint, "--data", missing), str(missing))
+
+    def test_empty_data(self, invoke: Invoke, onnx_file: Path, checkpoint: Path, tmp_path: Path) -> None:
+        is_one_sentence(invoke("verify", onnx_file, "--reference", checkpoint, "--data", tmp_path), "no images")
+
+    def test_corrupt_reference(self, invoke: Invoke, onnx_file: Path, corrupt: Path, images: Path) -> None:
+        result = invoke("verify", onnx_file, "--reference", corrupt, "--data", images / "test")
+        is_one_sentence(result, "corrupt.safetensors")
+
+    @pytest.mark.parametrize("shifts", ["0", "some", "-1"])
+    def test_unknown_shifts(
+        self, invoke: Invoke, onnx_file: Path, checkpoint: Path, images: Path, shifts: str, tmp_path: Path
+    ) -> None:
+        certificate = tmp_path / "c.json"
+        data = ("--reference", checkpoint, "--data", images / "test", "-o", certificate)
+        is_one_sentence(invoke("verify", onnx_file, *data, "--shifts", shifts), shifts)
+        assert not certificate.exists()
+
+    def test_unknown_gate(self, invoke: Invoke, onnx_file: Path, checkpoint: Path, images: Path) -> None:
+        data = ("--reference", checkpoint, "--data", images / "test")
+        is_one_sentence(
+            invoke("verify", onnx_file, *data, "--gate", "top1_consistancy=95"), "top1_consistancy", "top1_consistency"
+        )

@@ -1,0 +1,106 @@
+"""Help, version and the spelling of options."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+import typer.main
+
+import aps_deploy
+from aps_deploy.cli import app
+from aps_deploy.training.settings import TrainSettings
+from tests.cli.conftest import Invoke
+
+COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
+VERBS = ("train", "evaluate", "import", "models", "export", "predict", "verify", "demo")
+
+
+def test_every_verb_is_there() -> None:
+    assert tuple(COMMANDS) == VERBS
+
+
+def test_no_arguments_shows_help(invoke: Invoke) -> None:
+    assert "Usage: aps-deploy" in invoke().output
+
+
+def test_version(invoke: Invoke) -> None:
+    assert invoke("--version").output == f"aps-deploy {aps_deploy.__version__}\n"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_help_of_every_verb(invoke: Invoke, verb: str) -> None:
+    result = invoke(verb, "--help")
+    assert result.exit_code == 0
+    for parameter in COMMANDS[verb].params:
+        if parameter.name != "help":
+            assert parameter.opts[0] in result.output or parameter.metavar in result.output
+            assert getattr(parameter, "help", "explained"), f"{verb} {parameter.name} has no help"
+
+
+@pytest.mark.parametrize("verb", VERBS)
+def test_summaries_fit_in_the_list_of_commands(invoke: Invoke, verb: str) -> None:
+    (line,) = [line for line in invoke("--help").output.splitlines() if line.split()[:1] == [verb]]
+    assert line.endswith("."), line
+    assert not line.endswith("..."), line
+
+
+def test_train_offers_every_setting_under_its_own_name() -> None:
+    offered = {parameter.name: parameter.opts for parameter in COMMANDS["train"].params}
+    for field in dataclasses.fields(TrainSettings):
+        assert f"--{field.name.replace('_', '-')}" in offered[field.name]
+    assert set(offered) - {"help"} == {field.name for field in dataclasses.fields(TrainSettings)}
+
+
+@pytest.mark.parametrize(
+    ("spelling", "field"),
+    [
+        ("-a", "arch"),
+        ("--dataset_path", "data"),
+        ("--seed_num", "seed"),
+        ("--filter_size", "filter_size"),
+        ("--apspool_criterion", "criterion"),
+        ("--pool_only", "pool_only"),
+        ("--conv_pad_type", "padding"),
+        ("--circular_data_aug", "circular_data_aug"),
+        ("--data_augmentation_flag", "circular_data_aug"),
+        ("--data-augmentation", "circular_data_aug"),
+        ("--max_shift", "circular_shift"),
+        ("--validate_consistency", "validate_consistency"),
+        ("--lr", "learning_rate"),
+        ("--learning-rate", "learning_rate"),
+        ("--wd", "weight_decay"),
+        ("--weight_decay", "weight_decay"),
+        ("--num_epochs", "epochs"),
+        ("-ep", "epochs"),
+        ("-b", "batch_size"),
+        ("--batch_size", "batch_size"),
+        ("-j", "workers"),
+        ("--num_workers", "workers"),
+        ("-e", "evaluate"),
+        ("--evaluate_only", "evaluate"),
+        ("--pretrained", "weights"),
+        ("--step_size_lr", "step_epochs"),
+        ("--gamma", "step_factor"),
+    ],
+)
+def test_the_authors_spellings_are_understood(
+    invoke: Invoke, monkeypatch: pytest.MonkeyPatch, spelling: str, field: str
+) -> None:
+    seen: dict[str, object] = {}
+
+    class Stop(Exception):
+        pass
+
+    def capture(**values: object) -> None:
+        seen.update(values)
+        raise Stop
+
+    monkeypatch.setattr("aps_deploy.training.settings.TrainSettings", capture)
+    values = {"padding": "zeros", "arch": "x", "data": "x", "criterion": "l1", "weights": "x"}
+    is_flag = field in ("pool_only", "circular_data_aug", "validate_consistency", "evaluate")
+    arguments = [spelling] if is_flag else [spelling, values.get(field, "5")]
+    with pytest.raises(Stop):
+        invoke("train", *arguments)
+    assert seen[field] not in (None, False)
+    assert all(value in (None, False) for name, value in seen.items() if name != field)
