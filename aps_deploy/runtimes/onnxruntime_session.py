@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,8 +20,13 @@ from aps_deploy.runtimes.metadata import ModelMetadata
 from aps_deploy.runtimes.onnx_files import one_line
 from aps_deploy.runtimes.session import BaseSession
 
+logger = logging.getLogger(__name__)
+
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
+
+# ONNX Runtime's log severities.
+_WARNING, _FATAL = 2, 4
 
 _CUDA_OPTIONS: dict[str, str] = {
     # TF32 rounds every product to 10 bits of mantissa: off, as everywhere in this project.
@@ -91,7 +97,7 @@ def _options(num_threads: int | None) -> Any:
     options.use_deterministic_compute = True
     # Only what ends the process: warnings about graph clean-ups are of no use, and an error is raised as well as
     # logged.
-    options.log_severity_level = 4
+    options.log_severity_level = _FATAL
     if num_threads is not None:
         options.intra_op_num_threads = num_threads
     return options
@@ -104,49 +110,73 @@ def _start(model: str | os.PathLike[str] | bytes, device: Device | None, options
     if not isinstance(model, bytes) and not Path(model).is_file():
         raise InputError(f"{name} does not exist.")
     content = model if isinstance(model, bytes) else os.fspath(model)
-    if device != "cpu" and _CUDA in onnxruntime.get_available_providers() and num_cuda_devices() > 0:
-        with _cuda_libraries():
-            session = _create(content, options, [(_CUDA, _CUDA_OPTIONS), _CPU], name)
-        if _CUDA in session.get_providers():
+    if device == "cpu":
+        return _create_on_cpu(content, options, name)
+    if _CUDA not in onnxruntime.get_available_providers():
+        reason = "this build of ONNX Runtime has no CUDA support"
+    elif num_cuda_devices() == 0:
+        reason = "the driver reports no CUDA device"
+    else:
+        session, reason = _try_cuda(content, options)
+        if session is not None:
             return session
+    # Also where CUDA was asked for: if the file is what fails, the message must say so.
+    session = _create_on_cpu(content, options, name)
     if device == "cuda":
         raise InputError(
-            f"{name}: the provider {_CUDA} was asked for and does not start here ({_reason()}); available: {_CPU}; "
-            'use the device cpu, or install the libraries with pip install "aps-deploy[gpu]".'
+            f"{name}: the provider {_CUDA} was asked for and does not start here ({reason}); "
+            f"available: {', '.join(session.get_providers())}; use the device cpu, or install the libraries with "
+            'pip install "aps-deploy[gpu]".'
         )
-    return _create(content, options, [_CPU], name)
+    if num_cuda_devices() > 0:
+        logger.warning("%s runs on the CPU although there is a CUDA device: %s", name, reason)
+    return session
 
 
-def _create(content: str | bytes, options: Any, providers: list[Any], name: str) -> Any:
-    import onnxruntime
-
+def _create_on_cpu(content: str | bytes, options: Any, name: str) -> Any:
     try:
-        return onnxruntime.InferenceSession(content, options, providers=providers)
+        return _create(content, options, [_CPU])
     except _failures() as error:
         raise InputError(
             f"{name} is not an ONNX file that ONNX Runtime can load ({one_line(error)}); export it again."
         ) from error
 
 
-def _reason() -> str:
+def _try_cuda(content: str | bytes, options: Any) -> tuple[Any, str]:
+    """Return a session on CUDA and an empty reason, or None and why it did not start."""
+    try:
+        with _cuda_start():
+            session = _create(content, options, [(_CUDA, _CUDA_OPTIONS), _CPU])
+    except _failures() as error:
+        return None, one_line(error)
+    if _CUDA in session.get_providers():
+        return session, ""
+    return None, "its CUDA or cuDNN libraries are missing or too old"
+
+
+def _create(content: str | bytes, options: Any, providers: list[Any]) -> Any:
     import onnxruntime
 
-    if _CUDA not in onnxruntime.get_available_providers():
-        return "this build of ONNX Runtime has no CUDA support"
-    if num_cuda_devices() == 0:
-        return "the driver reports no CUDA device"
-    return "its CUDA or cuDNN libraries are missing or too old"
+    # The wrapper's own fallback prints to standard output and, when a run fails, moves the session to the CPU unasked.
+    return onnxruntime.InferenceSession(content, options, providers=providers, enable_fallback=0)
 
 
 @contextlib.contextmanager
-def _cuda_libraries() -> Iterator[None]:
-    """Load the CUDA libraries of the pip packages first; without this the provider looks only on the system path."""
+def _cuda_start() -> Iterator[None]:
+    """Load the CUDA libraries of the pip packages, and keep ONNX Runtime quiet about a provider that fails to start.
+
+    Without the first the provider looks only on the system's path. The second: the session reports what it runs on,
+    and a page on standard error says no more.
+    """
     import onnxruntime
 
     with contextlib.redirect_stdout(io.StringIO()), contextlib.suppress(Exception):
-        # It prints what it could not find; the session reports whether that mattered.
-        onnxruntime.preload_dlls(directory="")
-    yield
+        onnxruntime.preload_dlls(directory="")  # prints what it could not find
+    onnxruntime.set_default_logger_severity(_FATAL)
+    try:
+        yield
+    finally:
+        onnxruntime.set_default_logger_severity(_WARNING)  # its default; there is no way to ask for the former one
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -8,11 +8,12 @@ from pathlib import Path
 
 import numpy as np
 import onnx
+import onnxruntime
 import pytest
 from onnx import TensorProto, helper
 
 from aps_deploy.errors import ApsError, InputError
-from aps_deploy.runtimes import ModelMetadata, Session, open_session
+from aps_deploy.runtimes import ModelMetadata, Session, onnxruntime_session, open_session
 from aps_deploy.runtimes.availability import num_cuda_devices
 from aps_deploy.runtimes.session import Session as SessionProtocol
 from tests.runtimes import graphs
@@ -323,6 +324,31 @@ class TestOnnxRuntime:
         with open_session(path) as session:
             assert session.device == "cpu"
             assert session.providers == ("CPUExecutionProvider",)
+
+    @pytest.mark.skipif(num_cuda_devices() > 0, reason="there is a CUDA device")
+    def test_cuda_provider_that_does_not_start_is_no_cuda(
+        self,
+        tmp_path: Path,
+        monkeypatch: pytest.MonkeyPatch,
+        capfd: pytest.CaptureFixture[str],
+        caplog: pytest.LogCaptureFixture,
+    ) -> None:
+        # A driver that reports a device, on a machine where the provider cannot start: ONNX Runtime lists it as
+        # available all the same.
+        monkeypatch.setattr(onnxruntime_session, "num_cuda_devices", lambda: 1)
+        path = graphs.save(graphs.classifier(), tmp_path / "tiny.onnx")
+        with open_session(path) as session:
+            assert session.device == "cpu"
+            assert session.providers == ("CPUExecutionProvider",)
+            session.run(graphs.images(1))
+        with pytest.raises(InputError, match=r"CUDAExecutionProvider.*available: CPUExecutionProvider"):
+            open_session(path, device="cuda")
+        path.write_bytes(b"damaged")
+        with pytest.raises(InputError, match="is not an ONNX file"):
+            open_session(path, device="cuda")
+        assert capfd.readouterr().out == ""
+        if "CUDAExecutionProvider" in onnxruntime.get_available_providers():
+            assert "runs on the CPU although there is a CUDA device" in caplog.text
 
     @pytest.mark.gpu
     @pytest.mark.skipif(num_cuda_devices() == 0, reason="the driver reports no CUDA device")
