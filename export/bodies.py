@@ -1,0 +1,196 @@
+"""The bodies of the custom operators, in standard ONNX operators.
+
+They repeat `aps_deploy.polyphase` operation for operation, so equal energies give equal integers, equal indices and
+equal bits. Component k = dy + s*dx is ``X[:, :, dy::s, dx::s]``; ties go to the lowest k. Three things differ from
+the obvious way to write them, each for a reason:
+
+* The index comes from a chain of comparisons. ArgMax and TopK promise no order among ties in TensorRT.
+* Non-finite values are found by ``value <= FLT_MAX``, which is false for NaN and infinity alike. ReduceMax is no
+  help: in ONNX Runtime 1.31 on a CPU it loses a NaN nearly always (29 of 30 small maps).
+* Energies are sorted into components by SpaceToDepth, which needs no shape arithmetic in the graph. It numbers
+  components dy*s + dx, so the scores (one per component, N x s*s of them) are permuted at the end.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import numpy as np
+import onnx
+
+from aps_deploy.export.body_writer import BodyWriter
+from aps_deploy.export.op_names import Choice, index_op, select_op, take_op
+
+TakeForm = Literal["where", "gather"]
+
+# The value inside an index body that holds the (N, s*s) scores; the exporter looks for it after inlining.
+SCORES = "polyphase_scores"
+EXACT_MEAN_OP = "ExactMean"
+NODE_ATTRIBUTES = ("plugin_namespace", "plugin_version", "stride")
+
+_FLOAT32_MAX = float(np.finfo(np.float32).max)
+_QUANTISED_MAX = 2.0**30
+_SCALE_FLOOR = 2.0**-90
+# A slice end beyond every map; TensorRT keeps shapes in 32 bits in places, so not the largest int64.
+_LAST = np.iinfo(np.int32).max
+
+
+def index_function(choice: Choice, *, opset: int) -> onnx.FunctionProto:
+    """Return ``PolyphaseIndex_*``: X (N, C, H, W) -> I (N,) int64."""
+    writer = BodyWriter(["I"])
+    _write_index(writer, choice)
+    return writer.function(index_op(choice), ["X"], opset=opset, attributes=NODE_ATTRIBUTES)
+
+
+def take_function(stride: int, *, form: TakeForm, opset: int) -> onnx.FunctionProto:
+    """Return ``PolyphaseTake``: X (N, C, H, W), I (N,) int64 -> Y (N, C, H/s, W/s)."""
+    writer = BodyWriter(["Y"])
+    _write_take(writer, stride, form)
+    return writer.function(take_op(stride), ["X", "I"], opset=opset, attributes=NODE_ATTRIBUTES)
+
+
+def select_function(choice: Choice, *, form: TakeForm, opset: int) -> onnx.FunctionProto:
+    """Return ``PolyphaseSelect_*``: X (N, C, H, W) -> Y (N, C, H/s, W/s), I (N,) int64."""
+    writer = BodyWriter(["Y", "I"])
+    _write_index(writer, choice)
+    _write_take(writer, choice.stride, form)
+    return writer.function(select_op(choice), ["X"], opset=opset, attributes=NODE_ATTRIBUTES)
+
+
+def exact_mean_function(height: int, width: int, *, opset: int) -> onnx.FunctionProto:
+    """Return ``ExactMean_HxW``: X (N, C, H, W) float32 -> Y (N, C), equal bits wherever the map is rolled to."""
+    writer = BodyWriter(["Y"])
+    over_map = writer.integers(2, 3)
+    magnitude = writer.op("Abs", ["X"], "magnitude")
+    peak, finite, _ = _finite_peak(writer, magnitude, over_map)
+    clean = writer.op("Where", [finite, "X", writer.real(0.0)], "clean")
+    bounded = writer.op("Max", [peak, writer.real(_SCALE_FLOOR)], "bounded_peak")
+    total = writer.op("ReduceSum", [_quantise(writer, clean, bounded), over_map], "total", keepdims=1)
+    total32 = writer.op("Cast", [total], "total32", to=onnx.TensorProto.FLOAT)
+    unit = writer.op("Mul", [bounded, writer.real(1.0 / _QUANTISED_MAX)], "unit")
+    real_total = writer.op("Mul", [total32, unit], "real_total")
+    mean = writer.op("Div", [real_total, writer.real(height * width)], "mean")
+    marked = writer.op("Where", [finite, mean, writer.real(float("nan"))], "marked_mean")
+    writer.op("Squeeze", [marked, over_map], "Y")
+    return writer.function(exact_mean_op(height, width), ["X"], opset=opset)
+
+
+def exact_mean_op(height: int, width: int) -> str:
+    """Return the type of the pooling operator for one map size; its body divides by a constant."""
+    return f"{EXACT_MEAN_OP}_{height}x{width}"
+
+
+def _write_index(writer: BodyWriter, choice: Choice) -> None:
+    # The energies of a half-precision map must be float32: rounding them breaks one shifted pair in five.
+    values = writer.op("Cast", ["X"], "values", to=onnx.TensorProto.FLOAT)
+    if choice.criterion in ("linf", "max"):
+        scores = _peak_scores(writer, choice, values)  # maxima are free of order in both modes
+    elif choice.selection == "float":
+        scores = _norm_scores(writer, choice, values)
+    else:
+        scores = _sum_scores(writer, choice, values)
+    by_component = [dy * choice.stride + dx for dx in range(choice.stride) for dy in range(choice.stride)]
+    ordered = writer.op("Gather", [scores, writer.integers(*by_component)], SCORES, axis=1)
+    _write_chain(writer, ordered, choice)
+
+
+def _sum_scores(writer: BodyWriter, choice: Choice, values: str) -> str:
+    energy = _channel_sum(writer, choice, values)
+    peak, finite, bounded_energy = _finite_peak(writer, energy, writer.integers(1, 2, 3))
+    clean = writer.op("Where", [finite, bounded_energy, writer.real(0.0)], "clean_energy")
+    bounded_peak = writer.op("Max", [peak, writer.real(_SCALE_FLOOR)], "bounded_peak")
+    components = writer.op("SpaceToDepth", [clean], "components", blocksize=choice.stride)
+    quantised = _quantise(writer, components, bounded_peak)
+    return writer.op("ReduceSum", [quantised, writer.integers(2, 3)], "component_sums", keepdims=0)
+
+
+def _peak_scores(writer: BodyWriter, choice: Choice, values: str) -> str:
+    over_channels = writer.integers(1)
+    magnitude = writer.op("Abs", [values], "magnitude")
+    _, finite, bounded = _finite_peak(writer, magnitude, writer.integers(1, 2, 3))
+    source = bounded if choice.criterion == "linf" else values
+    highest = writer.op("ReduceMax", [source, over_channels], "highest", keepdims=1)
+    # Cleaned after the reduction: what a NaN did to it no longer matters, and the map is C times smaller.
+    clean = writer.op("Where", [finite, highest, writer.real(0.0)], "clean_highest")
+    components = writer.op("SpaceToDepth", [clean], "components", blocksize=choice.stride)
+    return writer.op("ReduceMax", [components, writer.integers(2, 3)], "component_peaks", keepdims=0)
+
+
+def _norm_scores(writer: BodyWriter, choice: Choice, values: str) -> str:
+    over_maps = writer.integers(2, 3)
+    components = writer.op(
+        "SpaceToDepth", [_channel_sum(writer, choice, values)], "components", blocksize=choice.stride
+    )
+    norms = writer.op("ReduceSum", [components, over_maps], "component_sums", keepdims=0)
+    if choice.criterion.startswith("l2"):
+        norms = writer.op("Sqrt", [norms], "norms")
+    _, finite, _ = _finite_peak(writer, norms, writer.integers(1))
+    return writer.op("Where", [finite, norms, writer.real(0.0)], "clean_norms")
+
+
+def _channel_sum(writer: BodyWriter, choice: Choice, values: str) -> str:
+    reduction = "ReduceSumSquare"
+    if choice.criterion.startswith("l1"):
+        reduction, values = "ReduceSum", writer.op("Abs", [values], "magnitude")
+    return writer.op(reduction, [values, writer.integers(1)], "energy", keepdims=1)
+
+
+def _finite_peak(writer: BodyWriter, magnitude: str, axes: str) -> tuple[str, str, str]:
+    """Write the largest magnitude; return it, whether all values are finite, and the values with NaN as infinity."""
+    largest = writer.real(_FLOAT32_MAX)
+    is_number = writer.op("LessOrEqual", [magnitude, largest], "is_number")
+    bounded = writer.op("Where", [is_number, magnitude, writer.real(float("inf"))], "bounded")
+    peak = writer.op("ReduceMax", [bounded, axes], "peak", keepdims=1)
+    return peak, writer.op("LessOrEqual", [peak, largest], "finite"), bounded
+
+
+def _quantise(writer: BodyWriter, values: str, bounded_peak: str) -> str:
+    scale = writer.op("Div", [writer.real(_QUANTISED_MAX), bounded_peak], "scale")
+    rounded = writer.op("Round", [writer.op("Mul", [values, scale], "scaled")], "rounded")
+    return writer.op("Cast", [rounded], "quantised", to=onnx.TensorProto.INT64)
+
+
+def _write_chain(writer: BodyWriter, scores: str, choice: Choice) -> None:
+    number = choice.stride**2
+    comparison = "Less" if choice.criterion.endswith("_min") else "Greater"
+    candidates = writer.multi("Split", [scores], [f"score_{k}" for k in range(number)], axis=1, num_outputs=number)
+    best, index = candidates[0], writer.integers(0)
+    for k, candidate in enumerate(candidates[1:], start=1):
+        # Strictly better, so that a tie stays with the lower index.
+        better = writer.op(comparison, [candidate, best], f"better_{k}")
+        index = writer.op("Where", [better, writer.integers(k), index], f"index_{k}")
+        if k < number - 1:
+            best = writer.op("Where", [better, candidate, best], f"best_{k}")
+    writer.op("Squeeze", [index, writer.integers(1)], "I")
+
+
+def _write_take(writer: BodyWriter, stride: int, form: TakeForm) -> None:
+    components = [_component(writer, stride, dy, dx) for dx in range(stride) for dy in range(stride)]
+    if form == "gather":
+        _gather(writer, components)
+    else:
+        _blend(writer, components)
+
+
+def _component(writer: BodyWriter, stride: int, dy: int, dx: int) -> str:
+    k = dy + stride * dx
+    bounds = [writer.integers(dy, dx), writer.integers(_LAST, _LAST)]
+    steps = writer.integers(stride, stride)
+    return writer.op("Slice", ["X", *bounds, writer.integers(2, 3), steps], f"component_{k}")
+
+
+def _blend(writer: BodyWriter, components: list[str]) -> None:
+    column = writer.op("Unsqueeze", ["I", writer.integers(1, 2, 3)], "taken")
+    result = components[0]
+    for k, component in enumerate(components[1:], start=1):
+        wanted = writer.op("Equal", [column, writer.integers(k, scalar=True)], f"wanted_{k}")
+        name = "Y" if k == len(components) - 1 else f"blend_{k}"
+        result = writer.op("Where", [wanted, component, result], name)
+
+
+def _gather(writer: BodyWriter, components: list[str]) -> None:
+    axis = writer.integers(1)
+    rows = [writer.op("Unsqueeze", [part, axis], f"row_{k}") for k, part in enumerate(components)]
+    stack = writer.op("Concat", rows, "stack", axis=1)
+    column = writer.op("Unsqueeze", ["I", axis], "taken")
+    writer.op("GatherND", [stack, column], "Y", batch_dims=1)

@@ -1,0 +1,129 @@
+"""The three forms in which an exported file states its selections.
+
+``custom-op``  nodes of the domain ``aps`` with bodies: a plugin where there is one, standard operators elsewhere
+``where``      standard operators only; the kept component comes from strided slices and ``Where``
+``gather``     standard operators only; the kept component comes from ``GatherND`` on the stacked components
+"""
+
+from __future__ import annotations
+
+import re
+from typing import Literal, get_args
+
+import onnx
+import onnx.inliner
+from onnx import helper
+
+from aps_deploy.errors import InputError, near_matches
+from aps_deploy.export import bodies
+from aps_deploy.export.body_writer import PREFIX
+from aps_deploy.export.graph_edits import name_nodes, rename_values, share_constants
+from aps_deploy.export.op_names import (
+    DOMAIN,
+    DOMAIN_VERSION,
+    choice_of,
+    index_op,
+    take_stride_of,
+)
+
+INDICES_NAME = "polyphase_indices"
+_SCORES_PATTERN = re.compile(rf"{PREFIX}{bodies.SCORES}__\d+|.*/{bodies.SCORES}(_\d+)?")
+
+PolyphaseForm = Literal["where", "gather", "custom-op"]
+POLYPHASE_FORMS: tuple[PolyphaseForm, ...] = get_args(PolyphaseForm)
+
+
+def resolve_form(name: str) -> PolyphaseForm:
+    """Return ``name`` as one of the three forms.
+
+    Raises:
+        InputError: no such form.
+    """
+    for form in POLYPHASE_FORMS:
+        if name == form:
+            return form
+    raise InputError(
+        f"unknown polyphase form {name!r}{near_matches(name, POLYPHASE_FORMS)}; "
+        f"choose one of {', '.join(POLYPHASE_FORMS)}."
+    )
+
+
+def apply_form(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto:
+    """Return ``traced`` with a body for every node of the domain ``aps``, kept or inlined as ``form`` says.
+
+    Pooling is inlined in every form: it is one small reduction, no kernel of ours would be faster.
+    """
+    proto = onnx.ModelProto()
+    proto.CopyFrom(traced)
+    opset = next(entry.version for entry in proto.opset_import if entry.domain == "")
+    _add_bodies(proto, form, opset)
+    if form == "custom-op":
+        pooling = [(f.domain, f.name) for f in proto.functions if f.name.startswith(bodies.EXACT_MEAN_OP)]
+        proto = onnx.inliner.inline_selected_functions(proto, pooling) if pooling else proto
+    else:
+        proto = onnx.inliner.inline_local_functions(proto)
+        _name_scores(proto)
+    _declare_domains(proto, opset)
+    share_constants(proto.graph)
+    name_nodes(proto.graph, again=False)
+    return proto
+
+
+def _add_bodies(proto: onnx.ModelProto, form: PolyphaseForm, opset: int) -> None:
+    take_form: bodies.TakeForm = "gather" if form == "gather" else "where"
+    used = sorted({node.op_type for node in proto.graph.node if node.domain == DOMAIN})
+    for op_type in used:
+        proto.functions.append(_body_of(op_type, take_form, opset))
+
+
+def _body_of(op_type: str, form: bodies.TakeForm, opset: int) -> onnx.FunctionProto:
+    choice, stride = choice_of(op_type), take_stride_of(op_type)
+    if choice is not None and op_type == index_op(choice):
+        return bodies.index_function(choice, opset=opset)
+    if choice is not None:
+        return bodies.select_function(choice, form=form, opset=opset)
+    if stride is not None:
+        return bodies.take_function(stride, form=form, opset=opset)
+    height, width = op_type.removeprefix(f"{bodies.EXACT_MEAN_OP}_").split("x")
+    return bodies.exact_mean_function(int(height), int(width), opset=opset)
+
+
+def _declare_domains(proto: onnx.ModelProto, opset: int) -> None:
+    """Declare the domains the graph uses and no other."""
+    uses_custom = any(node.domain == DOMAIN for node in proto.graph.node)
+    del proto.opset_import[:]
+    proto.opset_import.append(helper.make_opsetid("", opset))
+    if uses_custom:
+        proto.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
+
+
+def selection_values(proto: onnx.ModelProto) -> list[tuple[str, str]]:
+    """Return the names of each selection's index (N,) and scores (N, s*s), in the order of the index output.
+
+    They are the names after ``onnx.inliner.inline_local_functions``, under which a runtime can be asked for them.
+    """
+    inlined = onnx.inliner.inline_local_functions(proto) if proto.functions else proto
+    producers = {name: node for node in inlined.graph.node for name in node.output}
+    # The output stacks the indices: a Concat of one Unsqueeze each.
+    stack = producers.get(INDICES_NAME)
+    indices = [producers[column].input[0] for column in stack.input] if stack is not None else []
+    return [(index, _scores_of(index, producers)) for index in indices]
+
+
+def _scores_of(index: str, producers: dict[str, onnx.NodeProto]) -> str:
+    pending = [index]
+    while pending:
+        name = pending.pop()
+        if _SCORES_PATTERN.fullmatch(name):
+            return name
+        if name in producers:
+            pending.extend(producers[name].input)
+    raise ValueError(f"no selection makes the value {index!r}")
+
+
+def _name_scores(proto: onnx.ModelProto) -> None:
+    """Name the scores beside their index where no body hides them: ``layer2.0.pool/polyphase_scores``."""
+    values = selection_values(proto)
+    rename_values(
+        proto.graph, {scores: index.replace("polyphase_index", "polyphase_scores") for index, scores in values}
+    )

@@ -1,0 +1,202 @@
+"""From a network to one ONNX file that states its selections, with what it needs to be used stored inside."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from pathlib import Path
+
+import onnx
+import torch
+
+import aps_deploy
+from aps_deploy.errors import ApsError, InputError
+from aps_deploy.export.artifact import Artifact, sidecar_document, source_revision
+from aps_deploy.export.forms import PolyphaseForm, apply_form, resolve_form, selection_values
+from aps_deploy.export.graph_edits import drop_traces, merge_selects, name_nodes, name_operator_values
+from aps_deploy.export.tracing import trace
+from aps_deploy.files import atomic_path
+from aps_deploy.models import ResNet, load_checkpoint
+from aps_deploy.runtimes.metadata import METADATA_KEY, ModelMetadata, SelectionTensors
+from aps_deploy.runtimes.sidecar import sidecar_path
+
+# Pad(mode="wrap"), the circular padding, came with 19; 20 is the first that all runtimes of the project agree on.
+MIN_OPSET = 20
+MAX_OPSET = 23
+# Protobuf cannot hold more; weights in a second file would break "one exported file".
+_MAX_FILE_BYTES = 2**31 - 1
+
+
+def export_onnx(
+    model: ResNet,
+    path: str | os.PathLike[str],
+    *,
+    polyphase: PolyphaseForm | str = "where",
+    image_size: int | tuple[int, int],
+    precision: str = "fp32",
+    opset: int = MIN_OPSET,
+) -> Artifact:
+    """Write ``model`` as an ONNX file with a JSON document beside it, both whole or not at all.
+
+    The file takes ``images`` (N, 3, H, W) float32, any N, and gives ``logits`` (N, classes) float32 and
+    ``polyphase_indices`` (N, L) int64; a network that selects nothing has no second output. An older file of the name
+    is replaced.
+
+    Args:
+        model: A network of `aps_deploy.create_model` or `aps_deploy.load_checkpoint`; it is not changed.
+        path: The file to write, ending in ``.onnx``.
+        polyphase: ``where`` and ``gather`` use standard operators only; ``custom-op`` keeps one node per selection,
+            with a body of standard operators, for runtimes with a plugin.
+        image_size: Side of the square images, or (height, width), in pixels.
+        precision: ``fp32``.
+        opset: Version of the standard operators, 20 to 23.
+
+    Raises:
+        InputError: an option, a size or a path that cannot be used.
+        ApsError: the disk is full, or the folder cannot be written.
+    """
+    target = _checked_target(path)
+    form = resolve_form(polyphase)
+    _check_precision(model, precision)
+    _check_opset(opset)
+    height, width = _checked_size(model, image_size)
+    with atomic_path(sidecar_path(target)) as sidecar, atomic_path(target) as temporary:
+        proto = finish_onnx(trace_onnx(model, height=height, width=width, opset=opset), form)
+        metadata = _describe(model, proto, form=form, height=height)
+        document = {
+            **metadata.to_dict(),
+            "image_size": [height, width],
+            "opset": opset,
+            "git_revision": source_revision(),
+        }
+        proto.metadata_props.add(key=METADATA_KEY, value=json.dumps(document, ensure_ascii=False, allow_nan=False))
+        content = _checked_bytes(proto)
+        digest = hashlib.sha256(content).hexdigest()
+        temporary.write_bytes(content)
+        text = json.dumps(sidecar_document(target, digest, document), indent=2, ensure_ascii=False, allow_nan=False)
+        sidecar.write_text(text + "\n", encoding="utf-8")
+    return Artifact(target, sidecar_path(target), digest, metadata)
+
+
+def export_checkpoint(
+    checkpoint: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    *,
+    polyphase: PolyphaseForm | str = "where",
+    image_size: int | tuple[int, int] | None = None,
+    precision: str = "fp32",
+    opset: int = MIN_OPSET,
+) -> Artifact:
+    """Write the network of a checkpoint, or of a packaged name, as an ONNX file; see `export_onnx`.
+
+    Args:
+        checkpoint: A file of ``aps-deploy train`` or ``import``, or a packaged name.
+        path: The file to write.
+        polyphase: The form of the selections.
+        image_size: None takes the size the checkpoint was made for.
+        precision: ``fp32``.
+        opset: Version of the standard operators.
+
+    Raises:
+        InputError: as in `export_onnx`, or the checkpoint cannot be read.
+        ApsError: the disk is full, or the folder cannot be written.
+    """
+    _checked_target(path)
+    resolve_form(polyphase)
+    model = load_checkpoint(checkpoint)
+    size = model.preprocessing.image_size if image_size is None else image_size
+    return export_onnx(model, path, polyphase=polyphase, image_size=size, precision=precision, opset=opset)
+
+
+def trace_onnx(model: ResNet, *, height: int, width: int, opset: int) -> onnx.ModelProto:
+    """Return ``model`` as a tidied ONNX graph whose custom nodes have no bodies yet; `finish_onnx` gives them.
+
+    Args:
+        model: The network; it is not changed.
+        height: Height of the images in pixels.
+        width: Width of the images in pixels.
+        opset: Version of the standard operators.
+    """
+    proto = trace(model, height=height, width=width, opset=opset)
+    name_nodes(proto.graph)
+    name_operator_values(proto.graph)
+    drop_traces(proto)
+    merge_selects(proto.graph)
+    proto.producer_name, proto.producer_version = "aps-deploy", aps_deploy.__version__
+    proto.graph.name = model.spec.name
+    return proto
+
+
+def finish_onnx(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto:
+    """Return a graph of `trace_onnx`, which is not changed, in one of the three forms, with all shapes inferred."""
+    proto = apply_form(traced, form)
+    del proto.graph.value_info[:]
+    return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+
+
+def _describe(model: ResNet, proto: onnx.ModelProto, *, form: PolyphaseForm, height: int) -> ModelMetadata:
+    layers = model.selection_layers
+    values = selection_values(proto) if layers else []
+    selections = tuple(
+        SelectionTensors(layer, index, scores) for layer, (index, scores) in zip(layers, values, strict=True)
+    )
+    metadata = ModelMetadata.from_model(model)
+    preprocessing = metadata.preprocessing
+    if preprocessing is not None and preprocessing.image_size != height:
+        # The file takes one size only: crop to it, and resize by as much, so that the picture keeps its scale.
+        ratio = height / preprocessing.image_size
+        resize = None if preprocessing.resize is None else round(preprocessing.resize * ratio)
+        preprocessing = dataclasses.replace(preprocessing, image_size=height, resize=resize)
+    return dataclasses.replace(
+        metadata, selections=selections, polyphase=form, precision="fp32", preprocessing=preprocessing
+    )
+
+
+def _checked_bytes(proto: onnx.ModelProto) -> bytes:
+    if proto.ByteSize() > _MAX_FILE_BYTES:
+        raise ApsError(
+            f"the ONNX file would have {proto.ByteSize()} bytes, and the format holds at most {_MAX_FILE_BYTES}; "
+            "export a smaller architecture."
+        )
+    onnx.checker.check_model(proto, full_check=True)
+    content: bytes = proto.SerializeToString(deterministic=True)
+    return content
+
+
+def _checked_target(path: str | os.PathLike[str]) -> Path:
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"cannot write {target}: it is a folder; give the name of a file in it, ending in .onnx.")
+    if target.suffix != ".onnx":
+        raise InputError(
+            f"cannot write {target}: an ONNX file's name ends in .onnx; use {target.with_suffix('.onnx')}."
+        )
+    return target
+
+
+def _check_precision(model: ResNet, precision: str) -> None:
+    if precision != "fp32":
+        raise InputError(f"precision {precision!r} is not available; ONNX files are exported in fp32.")
+    dtypes = {parameter.dtype for parameter in model.parameters()}
+    if dtypes - {torch.float32}:
+        seen = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
+        raise InputError(f"the network's parameters are {seen}, and fp32 export takes float32; call model.float().")
+
+
+def _check_opset(opset: int) -> None:
+    if not MIN_OPSET <= opset <= MAX_OPSET:
+        raise InputError(
+            f"opset {opset} is not available: circular padding and the runtimes need {MIN_OPSET} or more, "
+            f"and {MAX_OPSET} is the newest; use {MIN_OPSET}."
+        )
+
+
+def _checked_size(model: ResNet, image_size: int | tuple[int, int]) -> tuple[int, int]:
+    height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
+    if height < 1 or width < 1:
+        raise InputError(f"image size {height}x{width} is not positive; use {model.spec.default_image_size}.")
+    if model.size_divisor == model.spec.size_divisor:  # not so where odd maps are padded, as the authors do
+        model.spec.check_size(height, width)
+    return height, width

@@ -1,0 +1,90 @@
+"""The names of the custom operators: everything a body depends on is in the operator's name.
+
+TensorRT's ONNX parser finds a model-local function by its operator type alone, so two functions of one type in one
+file would silently share the first body. The criterion, the selection mode and the stride are therefore spelled in
+the type: ``PolyphaseIndex_L2``, ``PolyphaseSelect_L1Min_Float``, ``PolyphaseTake_S3``. What is not spelled is the
+default: exact selection, stride 2.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+DOMAIN = "aps"
+DOMAIN_VERSION = 1
+
+_CRITERION_SPELLINGS = {
+    "l2": "L2",
+    "l1": "L1",
+    "linf": "Linf",
+    "max": "Max",
+    "l2_min": "L2Min",
+    "l1_min": "L1Min",
+}
+_CRITERIA_BY_SPELLING = {spelling: criterion for criterion, spelling in _CRITERION_SPELLINGS.items()}
+_CHOOSING_PATTERN = re.compile(r"Polyphase(?:Index|Select)_([A-Za-z0-9]+?)(_Float)?(?:_S(\d+))?")
+_TAKE_PATTERN = re.compile(r"PolyphaseTake(?:_S(\d+))?")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """What one selection compares, and over how many components.
+
+    Attributes:
+        criterion: One of `aps_deploy.polyphase.CRITERIA`.
+        selection: ``exact`` or ``float``.
+        stride: Components per axis, at least 2.
+    """
+
+    criterion: str = "l2"
+    selection: str = "exact"
+    stride: int = 2
+
+    def __post_init__(self) -> None:
+        if self.criterion not in _CRITERION_SPELLINGS:
+            raise ValueError(f"unknown criterion {self.criterion!r}; known: {', '.join(_CRITERION_SPELLINGS)}")
+        if self.selection not in ("exact", "float"):
+            raise ValueError(f"unknown selection {self.selection!r}; known: exact, float")
+        if self.stride < 2:
+            raise ValueError(f"stride {self.stride} is not at least 2")
+
+    @property
+    def suffix(self) -> str:
+        """The part of the operator type after ``PolyphaseIndex_`` and ``PolyphaseSelect_``."""
+        mode = "" if self.selection == "exact" else "_Float"
+        return _CRITERION_SPELLINGS[self.criterion] + mode + _stride_suffix(self.stride)
+
+
+def index_op(choice: Choice) -> str:
+    """Return the type of the operator ``(X) -> I``."""
+    return f"PolyphaseIndex_{choice.suffix}"
+
+
+def select_op(choice: Choice) -> str:
+    """Return the type of the operator ``(X) -> (Y, I)``."""
+    return f"PolyphaseSelect_{choice.suffix}"
+
+
+def take_op(stride: int) -> str:
+    """Return the type of the operator ``(X, I) -> Y``."""
+    return f"PolyphaseTake{_stride_suffix(stride)}"
+
+
+def choice_of(op_type: str) -> Choice | None:
+    """Return what an index or select operator compares, or None for any other operator."""
+    match = _CHOOSING_PATTERN.fullmatch(op_type)
+    if match is None or match[1] not in _CRITERIA_BY_SPELLING:
+        return None
+    selection = "float" if match[2] else "exact"
+    return Choice(_CRITERIA_BY_SPELLING[match[1]], selection, int(match[3] or 2))
+
+
+def take_stride_of(op_type: str) -> int | None:
+    """Return the stride of a take operator, or None for any other operator."""
+    match = _TAKE_PATTERN.fullmatch(op_type)
+    return None if match is None else int(match[1] or 2)
+
+
+def _stride_suffix(stride: int) -> str:
+    return "" if stride == 2 else f"_S{stride}"
