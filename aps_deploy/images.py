@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -92,6 +92,20 @@ def find_images(directory: str | os.PathLike[str]) -> list[tuple[Path, str | Non
             f"{folder} holds no images; accepted are {_accepted()} files, directly in it or in one subfolder per class."
         )
     return [(folder / name, None) for name in flat]
+
+
+def find_images_anywhere(directory: str | os.PathLike[str]) -> list[Path]:
+    """Return every image file of a folder and of the folders in it, in sorted order, classes or not.
+
+    Raises:
+        InputError: the folder is missing, is no folder, or holds no images.
+    """
+    folder = Path(directory).expanduser()
+    _check_folder(folder)
+    paths = _walk_images(folder)
+    if not paths:
+        raise InputError(f"{folder} holds no images; accepted are {_accepted()} files, in it or in its subfolders.")
+    return paths
 
 
 def list_folder(
@@ -182,20 +196,6 @@ def load_images(
     finally:
         pool.shutdown(cancel_futures=True)
     return images
-
-
-def iterate_batches(
-    listing: ImageListing, preprocessing: Preprocessing, *, batch_size: int = 64, num_workers: int | None = None
-) -> Iterator[ImageSet]:
-    """Yield a listing's images batch by batch, for folders that do not fit into memory.
-
-    Raises:
-        InputError: an image cannot be read.
-    """
-    for start in range(0, len(listing), batch_size):
-        part = listing.take(range(start, min(start + batch_size, len(listing))))
-        images = load_images(part.paths, preprocessing, num_workers=num_workers)
-        yield ImageSet(images, part.labels, part.paths, part.class_names)
 
 
 def _check_folder(folder: Path) -> None:

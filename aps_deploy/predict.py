@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.errors import ApsError, InputError
-from aps_deploy.images import find_images, load_images
+from aps_deploy.images import find_images_anywhere, load_images
 from aps_deploy.preprocessing import PRESETS, Preprocessing, preset
 from aps_deploy.runtimes.metadata import ModelMetadata
 from aps_deploy.runtimes.opening import open_session
@@ -202,7 +202,7 @@ def _image_files(images: Iterable[str | os.PathLike[str]]) -> list[str]:
     paths: list[str] = []
     for image in images:
         if Path(image).is_dir():
-            paths += [os.fspath(path) for path, _ in find_images(image)]
+            paths += [os.fspath(path) for path in find_images_anywhere(image)]
         else:
             paths.append(os.fspath(image))
     if not paths:

@@ -15,7 +15,7 @@ from aps_deploy.errors import InputError
 from aps_deploy.images import (
     IMAGE_EXTENSIONS,
     find_images,
-    iterate_batches,
+    find_images_anywhere,
     list_folder,
     load_folder,
     load_images,
@@ -95,14 +95,14 @@ def test_number_of_threads_changes_nothing(tree: Path, num_workers: int | None) 
     np.testing.assert_array_equal(load_images(paths, CIFAR10, num_workers=num_workers), expected)
 
 
-def test_batches_together_are_the_folder(tree: Path) -> None:
-    whole = load_folder(tree, CIFAR10)
-    batches = list(iterate_batches(list_folder(tree), CIFAR10, batch_size=8))
-    assert [len(batch) for batch in batches] == [8, 8, 3]
-    np.testing.assert_array_equal(np.concatenate([batch.images for batch in batches]), whole.images)
-    assert whole.labels is not None
-    labels = [label for batch in batches if batch.labels is not None for label in batch.labels]
-    assert labels == whole.labels.tolist()
+def test_images_anywhere_are_those_of_every_folder(tree: Path, tmp_path: Path) -> None:
+    paths = find_images_anywhere(tree)
+    assert set(paths) == {*list_folder(tree).paths, tree / "beside.png"}
+    assert paths == sorted(set(paths), key=lambda path: (str(path.parent), path.name))
+    (tmp_path / "empty").mkdir()
+    for name in ("empty", "none", "beside.png"):
+        with pytest.raises(InputError, match=name):
+            find_images_anywhere(tmp_path / name)
 
 
 @pytest.mark.parametrize(

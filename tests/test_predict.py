@@ -87,9 +87,12 @@ def test_report_is_json_and_table(onnx_file: Path, pictures: list[Path]) -> None
     assert rows[0][1:] == (first["scores"][0]["name"], f"{100 * first['scores'][0]['probability']:.2f} %")
 
 
-def test_folders_stand_for_their_images(onnx_file: Path, pictures: list[Path]) -> None:
+def test_folders_stand_for_all_their_images(onnx_file: Path, pictures: list[Path]) -> None:
+    inner = pictures[0].parent / "inner" / "again.png"
+    inner.parent.mkdir()
+    inner.write_bytes(pictures[0].read_bytes())
     report = predict(onnx_file, [pictures[0].parent])
-    assert [prediction.image for prediction in report.predictions] == [str(path) for path in pictures]
+    assert [prediction.image for prediction in report.predictions] == [str(path) for path in (*pictures, inner)]
 
 
 def test_given_preprocessing_replaces_the_files(onnx_file: Path, pictures: list[Path]) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from typing import Protocol
 
 import numpy as np
@@ -53,25 +53,3 @@ def predict_logits(
 ) -> npt.NDArray[np.float32]:
     """Return the (N, classes) float32 logits of all images, computed batch by batch; see `iterate_outputs`."""
     return np.concatenate([outputs[LOGITS] for _, outputs in iterate_outputs(session, images, batch_size=batch_size)])
-
-
-def count_correct(
-    session: Runner, batches: Iterable[tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]]], *, top_k: int = 1
-) -> tuple[int, int]:
-    """Return how many images have their label among the ``top_k`` largest logits, and how many there were.
-
-    A row with a NaN among its logits counts as wrong. Among equal logits the lower class comes first.
-
-    Args:
-        session: an open session.
-        batches: pairs of images (N, 3, H, W) and labels (N,).
-        top_k: 1 for the accuracy, 5 for the top-5 accuracy.
-    """
-    correct = total = 0
-    for images, labels in batches:
-        logits = session.run(images)[LOGITS]
-        best = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
-        hits = (best == labels[:, None]).any(axis=1) & ~np.isnan(logits).any(axis=1)
-        correct += int(hits.sum())
-        total += len(labels)
-    return correct, total

@@ -7,8 +7,6 @@ import pytest
 
 from aps_deploy.errors import InputError
 from aps_deploy.runtimes import iterate_outputs, open_session, predict_logits, run_batched
-from aps_deploy.runtimes.batching import count_correct
-from aps_deploy.runtimes.session import Outputs
 from tests.runtimes import graphs
 
 
@@ -39,24 +37,3 @@ def test_nothing_to_run_is_refused() -> None:
             predict_logits(session, graphs.images(1)[:0])
         with pytest.raises(InputError, match="batch size is 0"):
             predict_logits(session, graphs.images(1), batch_size=0)
-
-
-class Fixed:
-    """A session that returns given logits, taking the rows' numbers from the images."""
-
-    def __init__(self, logits: np.ndarray) -> None:
-        self.logits = logits
-
-    def run(self, images: np.ndarray) -> Outputs:
-        return {"logits": self.logits[images[:, 0, 0, 0].astype(int)]}
-
-
-def test_correct_answers_are_counted() -> None:
-    logits = np.array([[3, 2, 1], [1, 2, 3], [2, 2, 1], [np.nan, 9, 1]], np.float32)
-    labels = np.array([0, 1, 1, 1], np.int64)
-    images = np.arange(4, dtype=np.float32)[:, None, None, None] * np.ones((4, 3, 2, 2), np.float32)
-    batches = [(images[:3], labels[:3]), (images[3:], labels[3:])]
-    # Row 1 is wrong at first and right at second, row 2 ties (the lower class wins), row 3 has a NaN.
-    assert count_correct(Fixed(logits), batches) == (1, 4)
-    assert count_correct(Fixed(logits), batches, top_k=2) == (3, 4)
-    assert count_correct(Fixed(logits), []) == (0, 0)
