@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from torchvision import transforms
 from torchvision.datasets.folder import default_loader
@@ -57,6 +59,19 @@ def assert_same_bits(actual: np.ndarray, expected: np.ndarray) -> None:
 )
 def test_equals_torchvision(preprocessing: Preprocessing, size: tuple[int, int]) -> None:
     image = random_image(size)
+    assert_same_bits(preprocessing.apply(image), torchvision_pipeline(preprocessing)(image).numpy())
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    width=st.integers(1, 90),
+    height=st.integers(1, 90),
+    resize=st.none() | st.integers(1, 70),
+    crop=st.integers(1, 100),
+)
+def test_equals_torchvision_at_any_size(width: int, height: int, resize: int | None, crop: int) -> None:
+    preprocessing = Preprocessing(crop, resize, CIFAR10.mean, CIFAR10.std)
+    image = random_image((width, height), seed=width + 91 * height)
     assert_same_bits(preprocessing.apply(image), torchvision_pipeline(preprocessing)(image).numpy())
 
 
@@ -183,6 +198,7 @@ def test_missing_fields_are_named() -> None:
         Preprocessing.from_dict({"image_size": 32, "resize": None, "mean": [0, 0, 0]})
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("name", ["photo.jpg", "photo.png", "photo.webp", "photo.bmp", "photo.tif"])
 def test_truncated_files_are_refused_in_one_sentence(tmp_path: Path, name: str) -> None:
     path = tmp_path / name

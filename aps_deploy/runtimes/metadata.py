@@ -127,7 +127,7 @@ class ModelMetadata:
                 values[name] = _positive_integer(name, values.get(name, 1))
         except (TypeError, ValueError, KeyError) as error:
             raise InputError(
-                f"the model file's metadata cannot be read ({type(error).__name__}: {error}); export the file again."
+                f"the metadata cannot be read ({type(error).__name__}: {error}); export the file again."
             ) from error
         return cls(**values)
 
@@ -141,27 +141,36 @@ class ModelMetadata:
         try:
             document = json.loads(text)
         except json.JSONDecodeError as error:
-            raise InputError(f"the model file's metadata is not JSON ({error}); export the file again.") from error
+            raise InputError(f"the metadata is not JSON ({error}); export the file again.") from error
         if not isinstance(document, dict):
-            raise InputError("the model file's metadata is not a JSON object; export the file again.")
+            raise InputError("the metadata is not a JSON object; export the file again.")
         return cls.from_dict(document)
 
     @classmethod
-    def from_properties(cls, properties: Mapping[str, str]) -> ModelMetadata:
-        """Return the metadata among an ONNX file's key-value properties, or an empty one for another tool's file."""
+    def from_properties(cls, properties: Mapping[str, str], source: str) -> ModelMetadata:
+        """Return the metadata among an ONNX file's key-value properties, or an empty one for another tool's file.
+
+        Raises:
+            InputError: there is metadata and it is damaged; the message begins with ``source``, the file's name.
+        """
         text = properties.get(METADATA_KEY)
-        return cls() if text is None else cls.from_json(text)
+        try:
+            return cls() if text is None else cls.from_json(text)
+        except InputError as error:
+            raise InputError(f"{source}: {error}") from error
 
     @classmethod
-    def from_onnx(cls, model: str | os.PathLike[str] | onnx.ModelProto) -> ModelMetadata:
+    def from_onnx(cls, model: str | os.PathLike[str] | onnx.ModelProto, source: str | None = None) -> ModelMetadata:
         """Return the metadata of an ONNX file or of a model already in memory.
 
         Raises:
-            InputError: the file is missing or is no ONNX file.
+            InputError: the file is missing or is no ONNX file, or its metadata is damaged.
         """
+        name = source or "the model in memory"
         if isinstance(model, (str, os.PathLike)):
+            name = source or os.fspath(model)
             model = load_onnx(model, with_external_data=False)
-        return cls.from_properties({entry.key: entry.value for entry in model.metadata_props})
+        return cls.from_properties({entry.key: entry.value for entry in model.metadata_props}, name)
 
     @classmethod
     def from_model(cls, model: Any) -> ModelMetadata:

@@ -44,7 +44,7 @@ class OnnxReferenceSession(BaseSession):
             runtime="onnx-reference",
             device="cpu",
             providers=("ReferenceEvaluator",),
-            metadata=ModelMetadata.from_onnx(proto),
+            metadata=ModelMetadata.from_onnx(proto, name),
             input_spec=_input_spec(proto, name),
             output_names=tuple(output.name for output in proto.graph.output),
             source=name,

@@ -67,7 +67,7 @@ class OnnxRuntimeSession(BaseSession):
             runtime="onnxruntime",
             device="cuda" if _CUDA in used else "cpu",
             providers=used,
-            metadata=ModelMetadata.from_properties(description.custom_metadata_map),
+            metadata=ModelMetadata.from_properties(description.custom_metadata_map, name),
             input_spec=_input_spec(self._session, name),
             output_names=tuple(output.name for output in self._session.get_outputs()),
             source=name,
@@ -195,7 +195,7 @@ def _input_spec(session: Any, name: str) -> InputSpec:
     entry = inputs[0]
     return image_input_spec(
         entry.name,
-        tuple(entry.shape) if entry.shape is not None else None,
+        tuple(entry.shape) or None,  # no shape at all: any will do
         _DTYPE_OF.get(entry.type, entry.type),
         session.get_modelmeta().producer_name,
         name,

@@ -16,7 +16,7 @@ from aps_deploy.errors import InputError
 from aps_deploy.files import sha256_of
 from aps_deploy.models import save_checkpoint
 from aps_deploy.preprocessing import CIFAR10, IMAGENET
-from aps_deploy.runtimes import METADATA_KEY, ModelMetadata, SelectionTensors
+from aps_deploy.runtimes import METADATA_KEY, ModelMetadata, SelectionTensors, open_session
 from tests.runtimes import graphs
 
 FULL = ModelMetadata(
@@ -57,7 +57,7 @@ def test_round_trip_through_an_onnx_file(tmp_path: Path) -> None:
     assert ModelMetadata.from_onnx(model) == FULL
     assert ModelMetadata.from_onnx(path) == FULL
     properties = onnxruntime.InferenceSession(path).get_modelmeta().custom_metadata_map
-    assert ModelMetadata.from_properties(properties) == FULL
+    assert ModelMetadata.from_properties(properties, "tiny.onnx") == FULL
 
 
 def test_keys_of_newer_versions_are_ignored() -> None:
@@ -87,11 +87,15 @@ def test_file_of_another_tool_is_empty_and_unknown() -> None:
         '{"arguments": 3}',
     ],
 )
-def test_damaged_metadata_is_refused(text: str) -> None:
+def test_damaged_metadata_is_refused(text: str, tmp_path: Path) -> None:
     model = graphs.classifier(metadata=None)
     helper.set_model_props(model, {METADATA_KEY: text})
     with pytest.raises(InputError) as caught:
         ModelMetadata.from_onnx(model)
+    path = graphs.save(model, tmp_path / "damaged.onnx")
+    for runtime in ("onnxruntime", "onnx-reference"):
+        with pytest.raises(InputError, match=r"damaged\.onnx: .*metadata|damaged\.onnx: preprocessing"):
+            open_session(path, runtime=runtime)
     assert "\n" not in str(caught.value)
 
 

@@ -124,6 +124,15 @@ class TestContract:
         assert set(outputs) == {"logits"}
         np.testing.assert_allclose(outputs["logits"], graphs.expected(images)[0], atol=TOLERANCE, rtol=TOLERANCE)
 
+    def test_input_without_a_shape(self, opened: Opener) -> None:
+        # The checker asks for a shape; ONNX Runtime does not, and some tools leave it out.
+        model = graphs.classifier(metadata=None)
+        model.graph.input[0].type.tensor_type.ClearField("shape")
+        with opened(model) as session:
+            logits = session.run(graphs.images(2))["logits"]
+            assert session.input_spec.channels is None
+        np.testing.assert_allclose(logits, graphs.expected(graphs.images(2))[0], atol=TOLERANCE, rtol=TOLERANCE)
+
     def test_an_output_named_logits_need_not_be_first(self, opened: Opener) -> None:
         model = graphs.classifier()
         first, second = model.graph.output
