@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,14 +22,15 @@ import torch
 from torch import Tensor
 
 from aps_deploy.errors import InputError
+from aps_deploy.images import list_folder
 from aps_deploy.preprocessing import Preprocessing, load_image
 from aps_deploy.training.images import LabelledImages, MemoryImages, open_images
 from aps_deploy.training.recipes import Recipe
 
 _LOGGER = logging.getLogger(__name__)
 
-_CIFAR_FOLDER = "cifar-10-batches-py"
-_LAYOUT = "train/<class>/*.jpg with val/<class>/*.jpg or test/<class>/*.jpg, or torchvision's " + _CIFAR_FOLDER
+CIFAR_FOLDER = "cifar-10-batches-py"
+LAYOUT = "train/<class>/*.jpg with val/<class>/*.jpg or test/<class>/*.jpg, or torchvision's " + CIFAR_FOLDER
 
 
 @dataclass(frozen=True)
@@ -61,35 +63,10 @@ def load_data(
     preprocessing = preprocessing_of(recipe)
     if (folder / "train").is_dir():
         preprocessing, parts, class_names = _read_tree(folder, preprocessing, recipe.workers)
-    elif (folder / _CIFAR_FOLDER).is_dir() or download:
-        parts, class_names = _read_cifar(folder, preprocessing, download=download)
-    else:
-        raise missing_data(folder)
-    return _split(parts, class_names, preprocessing, recipe.holdout, max_train_images)
-
-
-def load_split(
-    folder: Path, split: str, preprocessing: Preprocessing, *, workers: int
-) -> tuple[LabelledImages, list[str]]:
-    """Return the images of one split of a data folder and its class names.
-
-    Args:
-        folder: As for `load_data`, or a plain folder of class folders.
-        split: `train`, `val` or `test`; or `auto`: test, else val, else the folder's own class folders.
-        preprocessing: That of the network to evaluate.
-        workers: Loader processes for large images.
-
-    Raises:
-        InputError: there is no such split, or a file in it is no image.
-    """
-    if (folder / _CIFAR_FOLDER).is_dir():
-        parts, class_names = _read_cifar(folder, preprocessing, download=False)
-        return parts["train" if split == "train" else "test"], class_names
-    candidates = ("test", "val", ".") if split == "auto" else (split,)
-    for name in candidates:
-        if (folder / name).is_dir() and (name != "." or _has_class_folders(folder)):
-            paths, labels, class_names = list_class_folders(folder / name)
-            return open_images(paths, labels, preprocessing, workers=workers), class_names
+        return _split(parts, class_names, preprocessing, recipe.holdout, max_train_images)
+    if (folder / CIFAR_FOLDER).is_dir() or download:
+        cifar, class_names = read_cifar(folder, preprocessing, download=download)
+        return _split(cifar, class_names, preprocessing, recipe.holdout, max_train_images)
     raise missing_data(folder)
 
 
@@ -102,24 +79,20 @@ def missing_data(folder: Path) -> InputError:
     """Return the error for a folder without images, with the layout that is expected."""
     state = "holds no images in a known layout" if folder.is_dir() else "does not exist"
     return InputError(
-        f"the data folder {folder} {state}; expected is {_LAYOUT} (add --download to fetch CIFAR-10 into it)."
+        f"the data folder {folder} {state}; expected is {LAYOUT} (add --download to fetch CIFAR-10 into it)."
     )
 
 
 def list_class_folders(root: Path) -> tuple[list[Path], Tensor, list[str]]:
-    """Return the image files below `root`, their labels (N,) int64, and the class names: its sorted folders."""
-    from torchvision.datasets import ImageFolder
+    """Return the image files below `root`, their labels (N,) int64, and the class names: its sorted folders.
 
-    try:
-        listing = ImageFolder(str(root))
-    except FileNotFoundError as error:
-        raise InputError(f"{root} must hold one folder of images per class ({error}).") from None
-    paths = [Path(path) for path, _ in listing.samples]
-    return paths, torch.tensor(listing.targets, dtype=torch.int64), listing.classes
-
-
-def _has_class_folders(folder: Path) -> bool:
-    return any(entry.is_dir() for entry in folder.iterdir())
+    Raises:
+        InputError: there are no images, or they are not in class folders.
+    """
+    listing = list_folder(root)
+    if listing.labels is None or listing.class_names is None:
+        raise InputError(f"the images of {root} lie directly in it; training needs one folder per class ({LAYOUT}).")
+    return list(listing.paths), torch.from_numpy(listing.labels), list(listing.class_names)
 
 
 def _read_tree(
@@ -147,20 +120,25 @@ def _read_tree(
     return preprocessing, parts, class_names
 
 
-def _read_cifar(
+def read_cifar(
     folder: Path, preprocessing: Preprocessing, *, download: bool
-) -> tuple[dict[str, LabelledImages], list[str]]:
+) -> tuple[dict[str, MemoryImages], list[str]]:
+    """Return the `train` and `test` images of torchvision's CIFAR-10 and its class names.
+
+    Raises:
+        InputError: another image size is asked for, or the archive cannot be read or fetched.
+    """
     from torchvision.datasets import CIFAR10
 
     if preprocessing.image_size != 32:
         raise InputError(f"--image-size is {preprocessing.image_size}, but CIFAR-10 images are 32 x 32 pixels.")
-    parts: dict[str, LabelledImages] = {}
+    parts: dict[str, MemoryImages] = {}
     class_names: list[str] = []
     for name in ("train", "test"):
         try:
             listing = CIFAR10(str(folder), train=name == "train", download=download)
         except (OSError, RuntimeError) as error:
-            raise InputError(f"CIFAR-10 cannot be read from {folder} ({error}); expected is {_LAYOUT}.") from error
+            raise InputError(f"CIFAR-10 cannot be read from {folder} ({error}); expected is {LAYOUT}.") from error
         pixels = torch.from_numpy(listing.data).permute(0, 3, 1, 2).contiguous()
         parts[name] = MemoryImages(pixels, torch.tensor(listing.targets, dtype=torch.int64))
         class_names = listing.classes
@@ -168,7 +146,7 @@ def _read_cifar(
 
 
 def _split(
-    parts: dict[str, LabelledImages],
+    parts: Mapping[str, LabelledImages],
     class_names: list[str],
     preprocessing: Preprocessing,
     holdout: int,

@@ -71,7 +71,7 @@ def find_arithmetic(precision: PrecisionName, device: torch.device) -> Arithmeti
 
 def _computes_in_bf16(device: torch.device) -> bool:
     if device.type == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     # Emulated bf16 is slower than float32 on a CPU without the instructions, so "auto" asks for them.
     supported = [getattr(torch.cpu, name, None) for name in ("_is_avx512_bf16_supported", "_is_amx_tile_supported")]
     return any(check() for check in supported if check is not None)

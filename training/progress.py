@@ -21,6 +21,7 @@ class Progress:
         shown = sys.stderr.isatty() if enabled is None else enabled
         self._bar: Bar | None = None
         self._task: TaskID | None = None
+        self._title = ""
         if shown:
             self._bar = Bar(
                 TextColumn("{task.description}"),
@@ -49,9 +50,18 @@ class Progress:
             return
         if self._task is not None:
             self._bar.remove_task(self._task)
+        self._title = title
         self._task = self._bar.add_task(title, total=total, completed=done, note="")
 
     def update(self, done: int, note: str) -> None:
         """Show that `done` images of the part are done."""
         if self._bar is not None and self._task is not None:
             self._bar.update(self._task, completed=done, note=note)
+
+    def report(self, title: str, done: int, total: int) -> None:
+        """Show `done` of `total` of the named part; the form of callback that measurements take."""
+        if self._bar is None:
+            return
+        if self._task is None or self._title != title:
+            self.start(title, total, done)
+        self.update(done, "")

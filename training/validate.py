@@ -34,7 +34,7 @@ def validate(
     *,
     batch_size: int,
     shift_limit: int | None = None,
-    on_batch: Callable[[int], None] | None = None,
+    on_batch: Callable[[int], bool] | None = None,
 ) -> Validation | None:
     """Return loss, accuracy and, with `shift_limit`, the authors' validation consistency.
 
@@ -48,7 +48,7 @@ def validate(
         device: Where the network is.
         batch_size: Images per forward pass.
         shift_limit: Measure the consistency with shifts of up to this many pixels.
-        on_batch: Called with the images done so far; a true return value breaks the pass off.
+        on_batch: Called with the images done so far; a true return value breaks the pass off where images are left.
 
     Returns:
         The measurements, or None when `on_batch` broke the pass off.
@@ -64,7 +64,7 @@ def validate(
             shift = None if shift_limit is None else tuple(shifts.randint(-shift_limit, shift_limit, 2).tolist())
             totals += _measure(model, inputs, labels.to(device), shift)
             num_done += len(labels)
-            if on_batch is not None and on_batch(num_done):
+            if on_batch is not None and on_batch(num_done) and num_done < len(images):
                 return None
     finally:
         model.train(was_training)

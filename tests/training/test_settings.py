@@ -1,0 +1,82 @@
+"""Settings refuse what does not fit, naming the flags, and recipes carry the authors' values."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from aps_deploy.errors import InputError
+from aps_deploy.training.recipes import RECIPES, recipe_for
+from aps_deploy.training.settings import TrainSettings, continued, flag
+
+COMPLETE: dict[str, Any] = {"arch": "resnet20", "data": "data", "out_dir": "out"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"out_dir": None}, "--out-dir is missing"),
+        ({"data": None}, "--data is missing"),
+        ({"arch": None}, "--arch is missing"),
+        ({"epochs": 0}, "--epochs is 0"),
+        ({"batch_size": -1}, "--batch-size is -1"),
+        ({"learning_rate": 0.0}, "--learning-rate is 0.0"),
+        ({"learning_rate": float("nan")}, "--learning-rate is nan"),
+        ({"learning_rate": float("inf")}, "--learning-rate is inf"),
+        ({"momentum": 1.0}, "--momentum is 1.0"),
+        ({"weight_decay": float("nan")}, "--weight-decay is nan"),
+        ({"label_smoothing": 1.0}, "--label-smoothing is 1.0"),
+        ({"recipe": "slow"}, "--recipe slow .* cifar10, imagenet, fast"),
+        ({"resume": True, "weights": "w"}, "--resume and --weights"),
+        ({"evaluate": True}, "--evaluate needs a checkpoint"),
+        ({"nesterov": True, "momentum": 0.0}, "--nesterov needs a momentum"),
+        ({"schedule": "one-cycle", "step_epochs": 3}, "--step-epochs .* one-cycle"),
+        ({"schedule": "step", "warmup_share": 0.5}, "--warmup-share .* step"),
+        ({"resize": 30, "image_size": 32}, "--resize 30 is smaller than --image-size 32"),
+    ],
+)
+def test_conflicts_name_the_flags(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message) as raised:
+        TrainSettings(**{**COMPLETE, **changes})
+    assert raised.value.exit_code == 2
+
+
+def test_recipes_are_the_authors() -> None:
+    cifar, imagenet = RECIPES["cifar10"], RECIPES["imagenet"]
+    assert (cifar.epochs, cifar.batch_size, cifar.learning_rate, cifar.weight_decay) == (250, 256, 0.1, 5e-4)
+    assert (cifar.schedule, cifar.step_epochs, cifar.step_factor, cifar.momentum) == ("step", 100, 0.1, 0.9)
+    assert (cifar.nesterov, cifar.label_smoothing, cifar.flip, cifar.crop_padding) == (False, 0.0, True, 0)
+    assert (cifar.circular_data_aug, cifar.circular_shift, cifar.holdout) == (False, 3, 5000)
+    assert (imagenet.epochs, imagenet.batch_size, imagenet.learning_rate, imagenet.weight_decay) == (90, 256, 0.1, 1e-4)
+    assert (imagenet.step_epochs, imagenet.image_size, imagenet.resize, imagenet.circular_shift) == (30, 224, 256, 32)
+
+
+def test_settings_override_the_recipe() -> None:
+    recipe = recipe_for(TrainSettings(**COMPLETE, recipe="fast", epochs=3, flip=False, seed=7), "cifar")
+    assert (recipe.epochs, recipe.flip, recipe.seed) == (3, False, 7)
+    assert recipe.learning_rate == RECIPES["fast"].learning_rate
+
+
+def test_the_family_chooses_the_recipe() -> None:
+    assert recipe_for(TrainSettings(**COMPLETE), "cifar") == RECIPES["cifar10"]
+    assert recipe_for(TrainSettings(**COMPLETE), "imagenet") == RECIPES["imagenet"]
+
+
+def test_continued_settings() -> None:
+    started = TrainSettings(**COMPLETE, epochs=3, seed=1)
+    again = continued(TrainSettings(out_dir=Path("elsewhere"), resume=True, data=Path("moved")), started.to_dict())
+    assert (again.out_dir, again.data, again.epochs, again.seed) == (Path("elsewhere"), Path("moved"), 3, 1)
+    with pytest.raises(InputError, match=flag("seed")):
+        continued(TrainSettings(out_dir=Path("out"), resume=True, seed=2), started.to_dict())
+
+
+def test_settings_import_no_torch() -> None:
+    code = "import sys, aps_deploy.training.settings; print('torch' in sys.modules)"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=Path(__file__).parents[2]
+    )
+    assert result.stdout.strip() == "False"

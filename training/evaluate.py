@@ -1,0 +1,265 @@
+"""Accuracy and shift consistency of a checkpoint or an ONNX file: what `aps-deploy evaluate` measures.
+
+Two consistencies: the authors' protocol (two random shifts per batch of 256, all images), whose numbers compare with
+the paper's, and every shift of a set on a sample of the images, with the share of bit-identical logits. Torch is not
+needed for ONNX files.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal, cast
+
+import numpy as np
+import numpy.typing as npt
+
+from aps_deploy.errors import InputError
+from aps_deploy.predict import choose_preprocessing
+from aps_deploy.preprocessing import Preprocessing
+from aps_deploy.runtimes import ModelMetadata, Session, open_session, run_batched
+from aps_deploy.training.evaluation_images import EvaluationImages, find_evaluation_images
+from aps_deploy.training.progress import Progress
+from aps_deploy.training.settings import TrainSettings
+from aps_deploy.verification.consistency import (
+    CIFAR_PROTOCOL,
+    IMAGENET_PROTOCOL,
+    AuthorsConsistency,
+    AuthorsProtocol,
+    Consistency,
+    authors_consistency,
+    measure_consistency,
+)
+from aps_deploy.verification.shifts import ShiftSet, shift_set
+
+if TYPE_CHECKING:
+    from aps_deploy.models import ResNet
+
+_CIFAR_LARGEST_SIDE = 64
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluateSettings:
+    """All choices of one evaluation.
+
+    Raises:
+        InputError: a value out of range; the message names the flag.
+    """
+
+    model: str | Path
+    """A checkpoint, a packaged model's name, or an ONNX file."""
+    data: Path
+    """Folder with `test/` or `val/`, a folder of class folders, or torchvision's CIFAR-10."""
+    split: Literal["auto", "test", "val", "train"] = "auto"
+    """Part of `data`; `auto` takes test, else val, else the folder itself."""
+    images: int | None = None
+    """Evaluate this many images, spread over the classes (default all)."""
+    protocol: Literal["cifar", "imagenet"] | None = None
+    """The authors' protocol: shifts of -3 to 2 or of -32 to 31 pixels (default by the size of the input)."""
+    shifts: str | int = "group"
+    """Shifts tried on every image of the sample: `group`, `all`, a number, or `none`."""
+    shift_images: int = 256
+    """Images of the sample on which all shifts are tried."""
+    batch_size: int = 64
+    """Images per run of the model; the protocol's batches of 256 are counted apart."""
+    preprocessing: str | None = None
+    """Name of a preprocessing, for a file that carries none."""
+    runtime: str | None = None
+    """`torch`, `onnxruntime` or `onnx-reference` (default by the kind of file)."""
+    device: str | None = None
+    """`cpu` or `cuda` (default: CUDA where it works)."""
+    seed: int = 0
+    """Seed of the protocol's shifts and of the samples; the authors' is 0."""
+    progress: bool | None = None
+    """Progress bar on stderr (default: where stderr is a terminal)."""
+
+    def __post_init__(self) -> None:
+        object.__setattr__(self, "data", Path(self.data))
+        for name in ("images", "shift_images", "batch_size"):
+            value = getattr(self, name)
+            if value is not None and value < 1:
+                raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
+        if self.seed < 0:
+            raise InputError(f"--seed is {self.seed}; it must be at least 0.")
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation measured, and on what."""
+
+    model: str
+    architecture: str | None
+    runtime: str
+    device: str
+    providers: tuple[str, ...]
+    split: str
+    num_images: int
+    accuracy_percent: float | None
+    """None for images without labels."""
+    authors: AuthorsConsistency
+    shifts: ShiftSet | None
+    """None where no set of shifts was tried."""
+    consistency: Consistency | None
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the measurements as plain JSON values."""
+        own = {
+            field.name: getattr(self, field.name)
+            for field in dataclasses.fields(self)
+            if field.name not in ("authors", "shifts", "consistency")
+        }
+        return {
+            **own,
+            "providers": list(self.providers),
+            "authors": self.authors.to_dict(),
+            "shifts": None if self.shifts is None else self.shifts.to_dict(),
+            "consistency": None if self.consistency is None else self.consistency.to_dict(),
+        }
+
+    def rows(self) -> list[tuple[str, str]]:
+        """Return name and value of each line of a table for people."""
+        protocol = self.authors.protocol
+        rows = [
+            ("model", f"{self.model} ({self.architecture or 'another tool'}), {self.runtime} on {self.device}"),
+            ("images", f"{self.num_images} ({self.split})"),
+            ("accuracy", "no labels" if self.accuracy_percent is None else f"{self.accuracy_percent:.2f} %"),
+            (
+                f"consistency, authors' protocol ({protocol.low} to {protocol.high - 1} pixels)",
+                f"{self.authors.consistency_percent:.2f} %",
+            ),
+        ]
+        if self.consistency is not None and self.shifts is not None:
+            where = f"{self.consistency.num_images} images, {self.shifts.describe()}"
+            rows += [
+                (f"consistency, {where}", f"{self.consistency.top1_percent:.2f} %"),
+                ("bit-identical logits, same pairs", f"{self.consistency.identical_pairs_percent:.2f} %"),
+                ("largest logit change", f"{self.consistency.max_logit_change:.3g}"),
+            ]
+        return rows
+
+
+def evaluate(settings: EvaluateSettings) -> Evaluation:
+    """Return accuracy and consistencies of a model file.
+
+    Raises:
+        InputError: the model or the data cannot be read, or do not fit each other.
+        ApsError: the runtime failed.
+    """
+    with open_session(settings.model, runtime=settings.runtime, device=settings.device) as session:
+        preprocessing = choose_preprocessing(settings.preprocessing, session.metadata, session.source)
+        return _evaluate(session, settings, preprocessing, str(settings.model), session.metadata.class_names)
+
+
+def evaluate_run(settings: TrainSettings) -> Evaluation:
+    """Return the evaluation of `aps-deploy train --evaluate`.
+
+    Evaluated are the `weights`, which may be other people's when `arch` names their architecture, or the best
+    checkpoint of the run in `out_dir`.
+
+    Raises:
+        InputError: as `evaluate`; or weights of others without `arch`.
+    """
+    weights, data, device = settings.weights, settings.data, settings.device
+    if weights is None:
+        if settings.out_dir is None:
+            raise InputError("--evaluate needs a checkpoint: give --weights FILE, or --resume with --out-dir.")
+        weights, data = _best_of_run(settings.out_dir, data)
+    if data is None:
+        raise InputError("--data is missing; give a folder with test/ or val/ class folders.")
+    chosen = EvaluateSettings(model=weights, data=data, device=device, progress=settings.progress)
+    if settings.batch_size is not None:
+        chosen = dataclasses.replace(chosen, batch_size=settings.batch_size)
+    if settings.arch is None or settings.weights is None or weights.suffix in (".safetensors", ".onnx"):
+        return evaluate(chosen)
+    model, preprocessing = _foreign_model(settings)
+    with open_session(model, device=device) as session:
+        return _evaluate(session, chosen, preprocessing, str(weights), None)
+
+
+def _best_of_run(out_dir: Path, data: Path | None) -> tuple[Path, Path | None]:
+    from aps_deploy.training.outputs import BEST_FILE
+    from aps_deploy.training.state import STATE_FILE, load_state
+
+    best = out_dir / BEST_FILE
+    if not best.is_file():
+        raise InputError(f"{best} does not exist: the run has finished no epoch; continue it with --resume.")
+    stored = load_state(out_dir / STATE_FILE)["settings"].get("data") if data is None else None
+    return best, Path(stored) if stored else data
+
+
+def _foreign_model(settings: TrainSettings) -> tuple[ResNet, Preprocessing]:
+    from aps_deploy.models import load_weights, spec
+    from aps_deploy.training.build import architecture_name, build_model
+    from aps_deploy.training.data import preprocessing_of
+    from aps_deploy.training.recipes import recipe_for
+
+    name = architecture_name(settings)
+    model = build_model(settings, name, num_classes=None)
+    load_weights(model, cast(Path, settings.weights))
+    return model.eval(), preprocessing_of(recipe_for(settings, spec(name).family))
+
+
+class _InBatches:
+    """A session that is given a few images at a time, whatever batch the protocol counts in."""
+
+    def __init__(self, session: Session, batch_size: int) -> None:
+        self._session, self._batch_size = session, batch_size
+
+    def run(self, images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
+        """Return the outputs for images (N, 3, H, W)."""
+        return run_batched(self._session, images, batch_size=self._batch_size)
+
+
+def _evaluate(
+    session: Session,
+    settings: EvaluateSettings,
+    preprocessing: Preprocessing,
+    model: str,
+    class_names: tuple[str, ...] | None,
+) -> Evaluation:
+    side = preprocessing.image_size
+    found = find_evaluation_images(
+        settings.data, settings.split, preprocessing, class_names=class_names, limit=settings.images, seed=settings.seed
+    )
+    shifts = _shifts(settings, session.metadata, side)
+    runner = _InBatches(session, settings.batch_size)
+    consistency = None
+    with Progress(settings.progress) as progress:
+        authors = authors_consistency(
+            runner,
+            found.as_array(),
+            found.labels,
+            protocol=_protocol(settings, side),
+            seed=settings.seed,
+            progress=progress.report,
+        )
+        if shifts is not None:
+            sample: EvaluationImages = found.sample(settings.shift_images, settings.seed)
+            consistency = measure_consistency(
+                session, sample.as_array(), shifts, batch_size=settings.batch_size, progress=progress.report
+            )
+    return Evaluation(
+        model=model,
+        architecture=session.metadata.architecture,
+        runtime=session.runtime,
+        device=session.device,
+        providers=session.providers,
+        split=found.split,
+        num_images=len(found),
+        accuracy_percent=authors.accuracy_percent,
+        authors=authors,
+        shifts=shifts,
+        consistency=consistency,
+    )
+
+
+def _shifts(settings: EvaluateSettings, metadata: ModelMetadata, side: int) -> ShiftSet | None:
+    if settings.shifts == "none":
+        return None
+    return shift_set(settings.shifts, height=side, width=side, size_divisor=metadata.size_divisor, seed=settings.seed)
+
+
+def _protocol(settings: EvaluateSettings, side: int) -> AuthorsProtocol:
+    name = settings.protocol or ("cifar" if side <= _CIFAR_LARGEST_SIDE else "imagenet")
+    return {"cifar": CIFAR_PROTOCOL, "imagenet": IMAGENET_PROTOCOL}[name]

@@ -1,0 +1,140 @@
+"""The images of an evaluation, read batch by batch as the protocols ask for them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import cast
+
+import numpy as np
+import numpy.typing as npt
+
+from aps_deploy.errors import InputError
+from aps_deploy.images import ImageListing, find_images, list_folder, load_images
+from aps_deploy.preprocessing import Preprocessing
+
+_CIFAR_FOLDER = "cifar-10-batches-py"
+
+
+class _LazyArray:
+    """Float images (N, 3, H, W) that exist only in the slices that are asked for."""
+
+    def __init__(self, images: EvaluationImages) -> None:
+        self._images = images
+
+    def __len__(self) -> int:
+        return len(self._images)
+
+    def __getitem__(self, rows: slice) -> npt.NDArray[np.float32]:
+        return self._images.read(range(*rows.indices(len(self._images))))
+
+
+@dataclass(frozen=True)
+class EvaluationImages:
+    """Images to evaluate, their labels, and how they become a network's input.
+
+    Attributes:
+        split: The part of the data folder they are, for the report.
+        labels: (N,) int64, or None.
+        preprocessing: That of the network.
+        paths: The image files; empty where `pixels` holds the images.
+        pixels: (N, H, W, 3) uint8, or None for image files.
+    """
+
+    split: str
+    labels: npt.NDArray[np.int64] | None
+    preprocessing: Preprocessing
+    paths: tuple[Path, ...] = ()
+    pixels: npt.NDArray[np.uint8] | None = None
+
+    def __len__(self) -> int:
+        return len(self.paths) if self.pixels is None else len(self.pixels)
+
+    def read(self, positions: Sequence[int]) -> npt.NDArray[np.float32]:
+        """Return the images at these positions, (N, 3, H, W) float32."""
+        if self.pixels is None:
+            return load_images([self.paths[position] for position in positions], self.preprocessing)
+        from PIL import Image
+
+        images = [self.preprocessing.apply(Image.fromarray(self.pixels[position])) for position in positions]
+        return np.stack(images)
+
+    def as_array(self) -> npt.NDArray[np.float32]:
+        """Return something that is read like an array (N, 3, H, W) in slices of rows, without holding it whole.
+
+        ImageNet's validation images are 30 GB as floats. The protocols take the length and consecutive slices of
+        rows, nothing else, which is all this has.
+        """
+        return cast("npt.NDArray[np.float32]", _LazyArray(self))
+
+    def sample(self, limit: int, seed: int) -> EvaluationImages:
+        """Return at most `limit` of the images, chosen by the seed, in their order."""
+        if limit >= len(self):
+            return self
+        positions = np.sort(np.random.default_rng(seed).choice(len(self), size=limit, replace=False))
+        return EvaluationImages(
+            self.split,
+            None if self.labels is None else self.labels[positions],
+            self.preprocessing,
+            tuple(self.paths[position] for position in positions) if self.pixels is None else (),
+            None if self.pixels is None else self.pixels[positions],
+        )
+
+
+def find_evaluation_images(
+    folder: Path,
+    split: str,
+    preprocessing: Preprocessing,
+    *,
+    class_names: Sequence[str] | None,
+    limit: int | None,
+    seed: int,
+) -> EvaluationImages:
+    """Return the images of one split of a data folder.
+
+    Args:
+        folder: Holds `train/`, `val/` or `test/`; or class folders; or torchvision's CIFAR-10.
+        split: `train`, `val`, `test`, or `auto`: test, else val, else the folder itself.
+        preprocessing: That of the network.
+        class_names: The network's, whose positions are the labels.
+        limit: Keep this many images, spread over the classes.
+        seed: Chooses which are kept.
+
+    Raises:
+        InputError: there is no such split or there are no images, or the folders are no classes of the network.
+    """
+    if not folder.is_dir():
+        raise InputError(f"the data folder {folder} does not exist; give one with test/<class>/ or val/<class>/ in it.")
+    if (folder / _CIFAR_FOLDER).is_dir():
+        images = _read_cifar(folder, "train" if split == "train" else "test", preprocessing)
+        return images if limit is None else images.sample(limit, seed)
+    name = _choose_split(folder, split)
+    root = folder if name == "all" else folder / name
+    listing: ImageListing = list_folder(root, limit=limit, seed=seed, class_names=class_names)
+    return EvaluationImages(name, listing.labels, preprocessing, listing.paths)
+
+
+def _choose_split(folder: Path, split: str) -> str:
+    parts = [name for name in ("test", "val", "train") if (folder / name).is_dir()]
+    if split == "auto":
+        if not parts:
+            return "all"
+        if parts == ["train"]:
+            raise InputError(f"{folder} holds only train/; say --split train to evaluate the training images.")
+        return parts[0]
+    if split not in parts:
+        found = ", ".join(parts) or f"{len(find_images(folder))} images and no splits"
+        raise InputError(f"--split is {split}, but {folder} holds {found}; name one that is there.")
+    return split
+
+
+def _read_cifar(folder: Path, split: str, preprocessing: Preprocessing) -> EvaluationImages:
+    from torchvision.datasets import CIFAR10
+
+    try:
+        listing = CIFAR10(str(folder), train=split == "train")
+    except (OSError, RuntimeError) as error:
+        raise InputError(f"CIFAR-10 cannot be read from {folder} ({error}).") from error
+    labels = np.asarray(listing.targets, dtype=np.int64)
+    return EvaluationImages(split, labels, preprocessing, pixels=listing.data)
