@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 from typer.core import TyperGroup
 
-from aps_deploy import __version__
+from aps_deploy import __version__, options
 from aps_deploy.errors import ApsError, InputError
-from aps_deploy.training import options
+from aps_deploy.training import options as train_options
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -26,36 +26,6 @@ if TYPE_CHECKING:
     from aps_deploy.training.loop import TrainResult
 
 _LOGGER = logging.getLogger(__name__)
-
-ModelArgument = Annotated[
-    str, typer.Argument(metavar="MODEL", help="Checkpoint, name of a packaged model, or ONNX file.", show_default=False)
-]
-CheckpointArgument = Annotated[
-    str, typer.Argument(metavar="CKPT", help="Checkpoint, or name of a packaged model.", show_default=False)
-]
-DataOption = Annotated[
-    Path, typer.Option("--data", metavar="DIR", help="Folder of images, one subfolder per class.", show_default=False)
-]
-RuntimeOption = Annotated[
-    str | None,
-    typer.Option("--runtime", metavar="NAME", help="torch, onnxruntime or onnx-reference [default: the file's own]."),
-]
-DeviceOption = Annotated[
-    str | None, typer.Option("--device", metavar="NAME", help="cpu or cuda [default: cuda where it works].")
-]
-BatchOption = Annotated[int, typer.Option("--batch-size", "-b", min=1, help="Images per run.")]
-ImagesOption = Annotated[
-    int | None, typer.Option("--images", min=1, metavar="N", help="Images to use, spread over the classes.")
-]
-ShiftsOption = Annotated[
-    str,
-    typer.Option("--shifts", metavar="group|all|N", help="The stride-product group, every shift, or N drawn ones."),
-]
-SeedOption = Annotated[int, typer.Option("--seed", min=0, help="Seed of everything drawn at random.")]
-OutputOption = Annotated[
-    Path, typer.Option("--output", "-o", metavar="FILE", help="File to write.", show_default=False)
-]
-JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 
 
 class _Commands(TyperGroup):
@@ -112,47 +82,47 @@ def common(
 
 @app.command()
 def train(
-    arch: options.Arch = None,
-    data: options.Data = None,
-    out_dir: options.OutDir = None,
-    recipe: options.Recipe = None,
-    resume: options.Resume = False,
-    evaluate: options.Evaluate = False,
-    weights: options.Weights = None,
-    seed: options.Seed = None,
-    filter_size: options.FilterSize = None,
-    criterion: options.Criterion = None,
-    selection: options.Selection = None,
-    pool_only: options.PoolOnly = None,
-    padding: options.Padding = None,
-    epochs: options.Epochs = None,
-    batch_size: options.BatchSize = None,
-    learning_rate: options.LearningRate = None,
-    momentum: options.Momentum = None,
-    nesterov: options.Nesterov = None,
-    weight_decay: options.WeightDecay = None,
-    label_smoothing: options.LabelSmoothing = None,
-    schedule: options.Schedule = None,
-    step_epochs: options.StepEpochs = None,
-    step_factor: options.StepFactor = None,
-    warmup_share: options.WarmupShare = None,
-    flip: options.Flip = None,
-    crop_padding: options.CropPadding = None,
-    crop_padding_mode: options.CropPaddingMode = None,
-    circular_data_aug: options.CircularDataAug = None,
-    circular_shift: options.CircularShift = None,
-    holdout: options.Holdout = None,
-    max_train_images: options.MaxTrainImages = None,
-    image_size: options.ImageSize = None,
-    resize: options.Resize = None,
-    download: options.Download = None,
-    workers: options.Workers = None,
-    precision: options.Precision = None,
-    channels_last: options.ChannelsLast = None,
-    compile: options.Compile = None,
-    device: DeviceOption = None,
-    validate_consistency: options.ValidateConsistency = None,
-    progress: options.Progress = None,
+    arch: train_options.Arch = None,
+    data: train_options.Data = None,
+    out_dir: train_options.OutDir = None,
+    recipe: train_options.Recipe = None,
+    resume: train_options.Resume = False,
+    evaluate: train_options.Evaluate = False,
+    weights: train_options.Weights = None,
+    seed: train_options.Seed = None,
+    filter_size: train_options.FilterSize = None,
+    criterion: train_options.Criterion = None,
+    selection: train_options.Selection = None,
+    pool_only: train_options.PoolOnly = None,
+    padding: train_options.Padding = None,
+    epochs: train_options.Epochs = None,
+    batch_size: train_options.BatchSize = None,
+    learning_rate: train_options.LearningRate = None,
+    momentum: train_options.Momentum = None,
+    nesterov: train_options.Nesterov = None,
+    weight_decay: train_options.WeightDecay = None,
+    label_smoothing: train_options.LabelSmoothing = None,
+    schedule: train_options.Schedule = None,
+    step_epochs: train_options.StepEpochs = None,
+    step_factor: train_options.StepFactor = None,
+    warmup_share: train_options.WarmupShare = None,
+    flip: train_options.Flip = None,
+    crop_padding: train_options.CropPadding = None,
+    crop_padding_mode: train_options.CropPaddingMode = None,
+    circular_data_aug: train_options.CircularDataAug = None,
+    circular_shift: train_options.CircularShift = None,
+    holdout: train_options.Holdout = None,
+    max_train_images: train_options.MaxTrainImages = None,
+    image_size: train_options.ImageSize = None,
+    resize: train_options.Resize = None,
+    download: train_options.Download = None,
+    workers: train_options.Workers = None,
+    precision: train_options.Precision = None,
+    channels_last: train_options.ChannelsLast = None,
+    compile: train_options.Compile = None,
+    device: options.Device = None,
+    validate_consistency: train_options.ValidateConsistency = None,
+    progress: train_options.Progress = None,
 ) -> None:
     """Train a network, or continue a run that was stopped.
 
@@ -165,7 +135,10 @@ def train(
 
     settings = TrainSettings(**chosen)
     if settings.evaluate:
-        raise NotImplementedError
+        from aps_deploy.training.evaluate import evaluate_run
+
+        _print_rows(evaluate_run(settings).rows())
+        return
     # A run without a progress bar would be silent for hours: its epochs are worth a line each.
     logging.getLogger("aps_deploy.training").setLevel(logging.INFO)
     from aps_deploy.training.loop import run_training
@@ -189,19 +162,68 @@ def _train_summary(result: TrainResult) -> str:
     return "\n".join(lines)
 
 
+@app.command()
+def evaluate(
+    model: options.Model,
+    data: options.Data,
+    split: Annotated[
+        Literal["auto", "test", "val", "train"], typer.Option("--split", help="Part of --data; auto: test, else val.")
+    ] = "auto",
+    images: options.Images = None,
+    protocol: Annotated[
+        Literal["cifar", "imagenet"] | None,
+        typer.Option("--protocol", help="The authors' protocol [default: by the size of the input]."),
+    ] = None,
+    shifts: Annotated[
+        str, typer.Option("--shifts", metavar="group|all|N|none", help="Shifts tried on the sample.")
+    ] = "group",
+    shift_images: Annotated[
+        int, typer.Option("--shift-images", min=1, metavar="N", help="Images of the sample.")
+    ] = 256,
+    preprocessing: options.Preprocessing = None,
+    runtime: options.Runtime = None,
+    device: options.Device = None,
+    batch_size: options.BatchSize = 64,
+    seed: options.Seed = 0,
+    progress: train_options.Progress = None,
+    json: options.Json = False,
+) -> None:
+    """Measure accuracy and shift consistency.
+
+    Of a checkpoint or an ONNX file: by the APS authors' protocol on all images, and under every shift of a set on a
+    sample of them.
+    """
+    # The options are the fields of the settings, but for the form of the output.
+    chosen = {name: value for name, value in locals().items() if name != "json"}
+    from aps_deploy.training.evaluate import EvaluateSettings
+    from aps_deploy.training.evaluate import evaluate as evaluate_model
+
+    result = evaluate_model(EvaluateSettings(**chosen))
+    if json:
+        _print_json(result.to_dict())
+    else:
+        _print_rows(result.rows())
+
+
+def _print_rows(rows: list[tuple[str, str]]) -> None:
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        typer.echo(f"{name:<{width}}  {value}")
+
+
 @app.command("import")
 def import_(
     source: Annotated[
         Path, typer.Argument(metavar="WEIGHTS", help="Weights of the APS authors, torchvision or antialiased-cnns.")
     ],
-    output: OutputOption,
+    output: options.Output,
     arch: Annotated[
         str | None, typer.Option("--arch", "-a", metavar="NAME", help="Architecture [default: read off the keys].")
     ] = None,
-    criterion: options.Criterion = None,
-    selection: options.Selection = None,
-    pool_only: options.PoolOnly = None,
-    padding: options.Padding = None,
+    criterion: train_options.Criterion = None,
+    selection: train_options.Selection = None,
+    pool_only: train_options.PoolOnly = None,
+    padding: train_options.Padding = None,
     class_names: Annotated[
         Path | None, typer.Option("--class-names", metavar="FILE", help="Text file with one class name per line.")
     ] = None,
@@ -262,8 +284,8 @@ def models(
 
 @app.command()
 def export(
-    checkpoint: CheckpointArgument,
-    output: OutputOption,
+    checkpoint: options.Checkpoint,
+    output: options.Output,
     engine: Annotated[
         Literal["onnx", "trt", "trt-rtx"], typer.Option("--engine", help="What to build; this version builds onnx.")
     ] = "onnx",
@@ -295,7 +317,7 @@ def export(
 
 @app.command()
 def predict(
-    model: ModelArgument,
+    model: options.Model,
     images: Annotated[
         list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.", show_default=False)
     ],
@@ -304,10 +326,10 @@ def predict(
         str | None,
         typer.Option("--preprocessing", metavar="NAME", help="cifar10 or imagenet [default: the file's]."),
     ] = None,
-    runtime: RuntimeOption = None,
-    device: DeviceOption = None,
-    batch_size: BatchOption = 32,
-    json: JsonOption = False,
+    runtime: options.Runtime = None,
+    device: options.Device = None,
+    batch_size: options.BatchSize = 32,
+    json: options.Json = False,
 ) -> None:
     """Print the classes of images.
 
@@ -341,17 +363,17 @@ def verify(
     reference: Annotated[
         str, typer.Option("--reference", metavar="CKPT", help="Checkpoint it was made from.", show_default=False)
     ],
-    data: DataOption,
-    images: ImagesOption = None,
-    shifts: ShiftsOption = "group",
+    data: options.Data,
+    images: options.Images = None,
+    shifts: options.Shifts = "group",
     gate: Annotated[
         list[str] | None,
         typer.Option("--gate", metavar="NAME=NUMBER", help="Replace a limit, or =off to only report; repeatable."),
     ] = None,
-    runtime: RuntimeOption = None,
-    device: DeviceOption = None,
-    batch_size: BatchOption = 64,
-    seed: SeedOption = 0,
+    runtime: options.Runtime = None,
+    device: options.Device = None,
+    batch_size: options.BatchSize = 64,
+    seed: options.Seed = 0,
     certificate: Annotated[
         Path | None,
         typer.Option("--certificate", "-o", metavar="FILE", help="Where to write it [default: beside FILE]."),
@@ -381,6 +403,33 @@ def verify(
     _print_table(certificate_table(result))
     typer.echo(f"certificate: {certificate or certificate_path(file)}")
     raise typer.Exit(result.exit_code)
+
+
+@app.command()
+def demo(
+    out_dir: Annotated[Path, typer.Option("--out-dir", metavar="DIR", help="Folder for everything it makes.")] = Path(
+        "aps-deploy-demo"
+    ),
+    images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="Images to try under every shift.")] = 16,
+    epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs of the training step.")] = 2,
+) -> None:
+    """Show all of it on the images and models inside the package.
+
+    Trains briefly, exports, verifies, and compares an ordinary network with a shift-invariant one under every shift, in
+    every runtime of this machine; needs no network and no data set.
+    """
+    from aps_deploy.demo.running import DemoSettings, run_demo
+    from aps_deploy.demo.table import demo_table
+
+    settings = DemoSettings(out_dir=out_dir, num_shifted=images, fine_tune_epochs=epochs)
+    result = run_demo(settings, report=lambda sentence: typer.echo(f"- {sentence}"), progress=_progress())
+    _print_table(demo_table(result.measurements))
+    if result.trained_here:
+        typer.echo("These networks were trained by the demonstration, on far too few images to be accurate.")
+    typer.echo(
+        f"heat map of the shifts: {result.picture}\nnumbers: {result.results}\n{result.seconds:.0f} seconds in all"
+    )
+    raise typer.Exit(0 if result.all_verified else 1)
 
 
 def _progress() -> Callable[[str, int, int], None] | None:

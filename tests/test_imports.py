@@ -111,9 +111,9 @@ def test_help_is_light(arguments: tuple[str, ...]) -> None:
         """
         import sys
         sys.argv[0] = "aps-deploy"
-        from aps_deploy.cli import main
+        from aps_deploy.cli import app
         try:
-            main()
+            app()
         finally:
             print("LOADED", *sys.modules)
         """,

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from PIL import Image
 from safetensors.torch import save_file
 from typer.testing import Result
 
@@ -282,3 +283,33 @@ class TestVerify:
         is_one_sentence(
             invoke("verify", onnx_file, *data, "--gate", "top1_consistancy=95"), "top1_consistancy", "top1_consistency"
         )
+
+
+class TestEvaluate:
+    def test_missing_model(self, invoke: Invoke, images: Path) -> None:
+        is_one_sentence(invoke("evaluate", "no.onnx", "--data", images), "no.onnx")
+
+    def test_missing_data(self, invoke: Invoke, checkpoint: Path, tmp_path: Path) -> None:
+        missing = tmp_path / "nothing"
+        is_one_sentence(invoke("evaluate", checkpoint, "--data", missing), str(missing))
+
+    def test_split_that_is_not_there(self, invoke: Invoke, checkpoint: Path, images: Path) -> None:
+        is_one_sentence(invoke("evaluate", checkpoint, "--data", images, "--split", "val"), "val", "test")
+
+    def test_classes_the_network_does_not_have(self, invoke: Invoke, checkpoint: Path, tmp_path: Path) -> None:
+        (tmp_path / "fox").mkdir()
+        Image.new("RGB", (32, 32)).save(tmp_path / "fox" / "0.png")
+        is_one_sentence(invoke("evaluate", checkpoint, "--data", tmp_path), "fox")
+
+    def test_pickled_checkpoint(self, invoke: Invoke, images: Path, tmp_path: Path) -> None:
+        hostile, proof = tmp_path / "hostile.pt", tmp_path / "ran"
+        torch.save({"state_dict": RunsCode(proof)}, hostile)
+        is_one_sentence(invoke("evaluate", hostile, "--data", images), "hostile.pt", "aps-deploy import")
+        assert not proof.exists()
+
+
+class TestDemo:
+    def test_output_folder_of_somebody_else(self, invoke: Invoke, folder: Path) -> None:
+        (folder / "precious.txt").write_text("mine")
+        is_one_sentence(invoke("demo", "--out-dir", folder), str(folder), "--out-dir")
+        assert [path.name for path in folder.iterdir()] == ["precious.txt"]
