@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +19,7 @@ from aps_deploy.errors import InputError
 from aps_deploy.predict import choose_preprocessing
 from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.runtimes import ModelMetadata, Session, open_session, run_batched
+from aps_deploy.runtimes.opening import CHECKPOINT_SUFFIXES, ONNX_SUFFIXES, packaged_names
 from aps_deploy.training.evaluation_images import EvaluationImages, find_evaluation_images
 from aps_deploy.training.progress import Progress
 from aps_deploy.training.settings import TrainSettings
@@ -154,11 +155,11 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
 def evaluate_run(settings: TrainSettings) -> Evaluation:
     """Return the evaluation of `aps-deploy train --evaluate`.
 
-    Evaluated are the `weights`, which may be other people's when `arch` names their architecture, or the best
-    checkpoint of the run in `out_dir`.
+    Evaluated are the `weights`, which may be other people's (what their keys leave open, `arch` and the other options
+    of the network say), or with `resume` the best checkpoint of the run in `out_dir`.
 
     Raises:
-        InputError: as `evaluate`; or weights of others without `arch`.
+        InputError: as `evaluate`, or weights of others that do not fit the options.
     """
     weights, data, device = settings.weights, settings.data, settings.device
     if weights is None:
@@ -170,9 +171,9 @@ def evaluate_run(settings: TrainSettings) -> Evaluation:
     chosen = EvaluateSettings(model=weights, data=data, device=device, progress=settings.progress)
     if settings.batch_size is not None:
         chosen = dataclasses.replace(chosen, batch_size=settings.batch_size)
-    if settings.arch is None or settings.weights is None or weights.suffix in (".safetensors", ".onnx"):
+    if weights.suffix in (*CHECKPOINT_SUFFIXES, *ONNX_SUFFIXES) or str(weights) in packaged_names():
         return evaluate(chosen)
-    model, preprocessing = _foreign_model(settings)
+    model, preprocessing = _foreign_model(weights, settings)
     with open_session(model, device=device) as session:
         return _evaluate(session, chosen, preprocessing, str(weights), None)
 
@@ -188,16 +189,23 @@ def _best_of_run(out_dir: Path, data: Path | None) -> tuple[Path, Path | None]:
     return best, Path(stored) if stored else data
 
 
-def _foreign_model(settings: TrainSettings) -> tuple[ResNet, Preprocessing]:
-    from aps_deploy.models import load_weights, spec
-    from aps_deploy.training.build import architecture_name, build_model
+def _foreign_model(weights: Path, settings: TrainSettings) -> tuple[ResNet, Preprocessing]:
+    from aps_deploy.models.detect import build_detected
+    from aps_deploy.models.weights import load_weights, read_weights
+    from aps_deploy.training.build import architecture_name
     from aps_deploy.training.data import preprocessing_of
     from aps_deploy.training.recipes import recipe_for
 
-    name = architecture_name(settings)
-    model = build_model(settings, name, num_classes=None)
-    load_weights(model, cast(Path, settings.weights))
-    return model.eval(), preprocessing_of(recipe_for(settings, spec(name).family))
+    model, _ = build_detected(
+        read_weights(weights),
+        name=None if settings.arch is None else architecture_name(settings),
+        criterion=settings.criterion,
+        selection=settings.selection,
+        pool_only=settings.pool_only,
+        padding=settings.padding,
+    )
+    load_weights(model, weights)
+    return model.eval(), preprocessing_of(recipe_for(settings, model.spec.family))
 
 
 class _InBatches:

@@ -13,7 +13,7 @@ from typing import Any
 
 from aps_deploy.errors import InputError
 from aps_deploy.files import write_json
-from aps_deploy.models import ResNet, load_checkpoint, load_weights
+from aps_deploy.models import ResNet, load_checkpoint, load_weights, packaged_models
 from aps_deploy.models import spec as model_spec
 from aps_deploy.training.build import architecture_name, build_model, build_trainer, check_image_size
 from aps_deploy.training.curves import CURVES_FILE, save_curves
@@ -251,7 +251,7 @@ def _fill_weights(model: ResNet, settings: TrainSettings, stored: dict[str, Any]
     if stored is not None:
         model.load_state_dict(stored["model"])
     elif settings.weights is not None:
-        load_weights(model, settings.weights)
+        load_weights(model, packaged_models().get(str(settings.weights), settings.weights))
 
 
 def _restore(run: Run, stored: dict[str, Any]) -> None:

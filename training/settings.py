@@ -48,7 +48,7 @@ class TrainSettings:
     evaluate: bool = False
     """Only evaluate `weights` (or, with `resume`, the best checkpoint of `out_dir`); nothing is trained."""
     weights: Path | None = None
-    """Start from this checkpoint (ours, the authors', torchvision's); alias `--pretrained`."""
+    """Start from this checkpoint (ours by file or packaged name, or other people's); alias `--pretrained`."""
     seed: int | None = None
     """Seed of initialisation, order and augmentation (default 0)."""
 

@@ -59,7 +59,10 @@ def test_batch_shift_draws_the_authors_range() -> None:
     for _ in range(300):
         shifted = batch_shift(images, 3, generator)
         found.update(
-            (dy, dx) for dy in range(-5, 6) for dx in range(-5, 6) if torch.equal(shifted, images.roll((dy, dx), (2, 3)))
+            (dy, dx)
+            for dy in range(-5, 6)
+            for dx in range(-5, 6)
+            if torch.equal(shifted, images.roll((dy, dx), (2, 3)))
         )
     # numpy's randint(-3, 3): never +3.
     assert {dy for dy, _ in found} == {dx for _, dx in found} == {-3, -2, -1, 0, 1, 2}

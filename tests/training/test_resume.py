@@ -87,9 +87,7 @@ def test_interrupted_mid_epoch_and_resumed(
     assert_same_run(tmp_path / "whole", tmp_path / "stopped")
 
 
-def test_interrupted_while_validating(
-    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_interrupted_while_validating(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_training(settings(arch="resnet20", epochs=1, out_dir=tmp_path / "whole", batch_size=8))
     from aps_deploy.training import validate
 
@@ -151,7 +149,7 @@ def test_resume_keeps_the_choices_and_refuses_others(settings: Settings, tmp_pat
     assert again.epochs == again.num_epochs == 1
     with pytest.raises(InputError, match=r"--batch-size is 8, but the run .* was started with 16"):
         run_training(TrainSettings(out_dir=folder, resume=True, batch_size=8))
-    with pytest.raises(InputError, match="--label-smoothing is 0.3, .* its default"):
+    with pytest.raises(InputError, match=r"--label-smoothing is 0.3, .* its default"):
         run_training(TrainSettings(out_dir=folder, resume=True, label_smoothing=0.3))
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -23,8 +25,8 @@ def test_one_cycle_rises_to_the_peak_and_falls_to_nothing() -> None:
     schedule = Schedule("one-cycle", 0.4, 10, steps_per_epoch=20, warmup_share=0.25)
     rates = [schedule.at(step) for step in range(200)]
     assert rates[50] == max(rates) == 0.4
-    assert all(low < high for low, high in zip(rates[:50], rates[1:51], strict=True))
-    assert all(low > high for low, high in zip(rates[50:], rates[51:], strict=False))
+    assert all(low < high for low, high in pairwise(rates[:51]))
+    assert all(low > high for low, high in pairwise(rates[50:]))
     assert 0 < rates[-1] < 1e-4 and rates[0] == pytest.approx(0.04)
 
 
