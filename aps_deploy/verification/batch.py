@@ -15,6 +15,7 @@ from aps_deploy.verification.consistency import (
     finite_or_none,
     identical_rows,
     largest_difference,
+    tolerance_excess,
 )
 
 DEFAULT_IMAGES = 8
@@ -26,15 +27,21 @@ class BatchDifference:
 
     Attributes:
         max_abs: largest absolute difference; infinite where a logit is not finite.
+        excess: largest |difference| / (atol + rtol |logit|); 0 only where nothing differs.
         identical: whether all compared rows have the same bits.
     """
 
     max_abs: float
+    excess: float
     identical: bool
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers as plain JSON values."""
-        return {"max_abs": finite_or_none(self.max_abs), "identical": self.identical}
+        return {
+            "max_abs": finite_or_none(self.max_abs),
+            "excess": finite_or_none(self.excess),
+            "identical": self.identical,
+        }
 
 
 @dataclasses.dataclass(frozen=True)
@@ -63,7 +70,14 @@ class BatchResult:
         return {"num_images": self.num_images, "batch_size": self.batch_size, **differences}
 
 
-def check_batches(runner: Runner, images: Images, *, num_images: int = DEFAULT_IMAGES) -> BatchResult:
+def check_batches(
+    runner: Runner,
+    images: Images,
+    *,
+    atol: float = 1e-4,
+    rtol: float = 1e-3,
+    num_images: int = DEFAULT_IMAGES,
+) -> BatchResult:
     """Return how the outputs for the first ``num_images`` of ``images`` (N, 3, H, W) depend on their batch.
 
     The batch is of odd size, so that rows left over from a kernel's blocks of two, four or eight are among those
@@ -82,13 +96,18 @@ def check_batches(runner: Runner, images: Images, *, num_images: int = DEFAULT_I
     alone = np.concatenate([_run(runner, batch[row : row + 1]) for row in range(len(few))])
     reversed_rows = _run(runner, np.ascontiguousarray(batch[::-1]))[::-1]
     copies = [_run(runner, np.repeat(few[row : row + 1], size, axis=0)) for row in sorted({0, len(few) - 1})]
+    firsts = [np.repeat(rows[:1], size, axis=0) for rows in copies]
+
+    def difference(first: Logits, second: Logits) -> BatchDifference:
+        return _difference(first, second, atol, rtol)
+
     return BatchResult(
         num_images=len(few),
         batch_size=size,
-        repeat=_difference(together, _run(runner, batch)),
-        size=_difference(alone, together[: len(few)]),
-        slot=_difference(together, reversed_rows),
-        identical_rows=_worst([_difference(rows, np.repeat(rows[:1], size, axis=0)) for rows in copies]),
+        repeat=difference(together, _run(runner, batch)),
+        size=difference(alone, together[: len(few)]),
+        slot=difference(together, reversed_rows),
+        identical_rows=difference(np.concatenate(copies), np.concatenate(firsts)),
     )
 
 
@@ -99,15 +118,11 @@ def _run(runner: Runner, images: Images) -> Logits:
     return np.array(outputs["logits"])
 
 
-def _difference(first: Logits, second: Logits) -> BatchDifference:
+def _difference(first: Logits, second: Logits, atol: float, rtol: float) -> BatchDifference:
     if first.shape != second.shape:
         raise ApsError(f"the model returned logits of shapes {first.shape} and {second.shape} for equal batches.")
-    same = bool(identical_rows(first, second).all())
-    return BatchDifference(float(largest_difference(first, second).max(initial=0.0)), same)
-
-
-def _worst(differences: list[BatchDifference]) -> BatchDifference:
     return BatchDifference(
-        max(difference.max_abs for difference in differences),
-        all(difference.identical for difference in differences),
+        max_abs=float(largest_difference(first, second).max(initial=0.0)),
+        excess=float(tolerance_excess(first, second, atol, rtol).max(initial=0.0)),
+        identical=bool(identical_rows(first, second).all()),
     )

@@ -15,6 +15,7 @@ from aps_deploy.errors import InputError
 from aps_deploy.files import read_json, write_json
 
 CERTIFICATE_VERSION = 1
+MODEL_SUFFIXES = (".onnx", ".safetensors", ".plan")
 
 Status = Literal["passed", "failed", "reported", "not_applicable"]
 
@@ -164,4 +165,6 @@ class Certificate:
 def certificate_path(file: str | os.PathLike[str]) -> Path:
     """Return where the certificate of a file is written by default: ``<stem>.certificate.json`` beside it."""
     path = Path(file)
-    return path.with_name(f"{path.stem}.certificate.json")
+    # A packaged name such as resnet20.cifar10 has a dot but no suffix.
+    stem = path.stem if path.suffix in MODEL_SUFFIXES else path.name
+    return path.with_name(f"{stem}.certificate.json")

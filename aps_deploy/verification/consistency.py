@@ -307,6 +307,19 @@ def largest_difference(first: Logits, second: Logits) -> npt.NDArray[np.float64]
     return np.where(finite, difference, np.inf)
 
 
+def tolerance_excess(values: Logits, reference: Logits, atol: float, rtol: float) -> npt.NDArray[np.float64]:
+    """Return (N, K) |values - reference| / (atol + rtol |reference|), infinite in rows that are not finite.
+
+    Equal numbers have no excess and unequal ones some, also where both tolerances are 0.
+    """
+    ours, theirs = values.astype(np.float64), reference.astype(np.float64)
+    finite = np.isfinite(ours).all(axis=1) & np.isfinite(theirs).all(axis=1)
+    with np.errstate(invalid="ignore", divide="ignore"):
+        difference = np.abs(ours - theirs)
+        excess = np.where(difference > 0, difference / (atol + rtol * np.abs(theirs)), 0.0)
+    return np.where(finite[:, None], excess, np.inf)
+
+
 def _logits(runner: Runner, images: Images) -> Logits:
     outputs = runner.run(images)
     if "logits" not in outputs:

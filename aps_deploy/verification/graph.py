@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -72,17 +72,34 @@ class GraphView:
             return self.constant(node.input[0])
         return None
 
-    def upstream(self, start: str) -> Iterator[onnx.NodeProto]:
-        """Yield every node that ``start`` depends on, each once."""
+    def upstream(
+        self,
+        start: str,
+        stops: Callable[[GraphView, onnx.NodeProto], bool] | None = None,
+        *,
+        data_only: bool = False,
+    ) -> Iterator[onnx.NodeProto]:
+        """Yield every node that ``start`` depends on, each once.
+
+        Args:
+            start: name of a value.
+            stops: true for a node that is neither yielded nor passed.
+            data_only: do not follow conditions of Where and indices of Gather: what is chosen, not who chose it.
+        """
         seen: set[str] = set()
         waiting = [start]
         while waiting:
             node = self.maker(waiting.pop())
-            if node is None or node.output[0] in seen:
+            if node is None or node.output[0] in seen or (stops is not None and stops(self, node)):
                 continue
             seen.add(node.output[0])
             yield node
-            waiting.extend(node.input)
+            if data_only and node.op_type == "Where":
+                waiting.extend(node.input[1:])
+            elif data_only and node.op_type.startswith("Gather"):
+                waiting.append(node.input[0])
+            else:
+                waiting.extend(node.input)
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:

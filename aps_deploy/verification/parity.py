@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aps_deploy.verification.consistency import Logits, finite_or_none
+from aps_deploy.verification.consistency import Logits, finite_or_none, tolerance_excess
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,9 +79,8 @@ def compare_logits(
         difference = np.where(finite[:, None], np.abs(ours - theirs), np.inf)
         bound = np.where(finite[:, None], atol + rtol * np.abs(theirs), 1.0)
         relative = np.where(theirs != 0, difference / np.abs(theirs), 0.0)
-        # A bound of 0 (both tolerances overridden with 0) still accepts equal numbers.
-        excess = np.where(difference > 0, difference / bound, 0.0)
     relative[~finite] = np.inf
+    excess = tolerance_excess(ours, theirs, atol, rtol)
     same_class = ours.argmax(axis=1) == theirs.argmax(axis=1)
     clear = _best_gap(theirs) > 2 * bound.max(axis=1)
     return Parity(

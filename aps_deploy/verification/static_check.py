@@ -29,7 +29,7 @@ _ARITHMETIC = {"Abs", "Add", "Ceil", "Div", "Einsum", "Exp", "Floor", "Log", "Ma
                "Round", "Sqrt", "Sub", "Sum", "SpaceToDepth", "QuantizeLinear"}  # fmt: skip
 _UNORDERED = {"ArgMax", "ArgMin", "TopK", "Hardmax"}
 # A choice looks at a feature map; what made the map is the network, which may be of any precision.
-_NETWORK = {"AveragePool", "BatchNormalization", "Celu", "Clip", "ConvInteger", "ConvTranspose", "DequantizeLinear",
+_NETWORK = {"AveragePool", "BatchNormalization", "Celu", "Clip", "ConvInteger", "ConvTranspose",
             "Elu", "Gelu", "Gemm", "HardSigmoid", "HardSwish", "InstanceNormalization", "LayerNormalization",
             "LeakyRelu", "MaxPool", "Mish", "PRelu", "Pad", "QLinearConv", "Relu", "Resize", "Selu", "Shape",
             "Sigmoid", "Softmax", "Softplus", "Tanh"}  # fmt: skip
@@ -63,6 +63,7 @@ def check_graph(model: onnx.ModelProto, metadata: ModelMetadata) -> tuple[Findin
     graph = GraphView(model)
     findings = [*_opaque(graph), *_missing_selections(graph, metadata), *_choices(graph, metadata)]
     if metadata.is_known:
+        findings.extend(_missing_integer_sums(graph, metadata))
         findings.extend(_float_pooling(graph))
         if metadata.arguments.get("padding", "circular") == "circular":
             findings.extend(_padding(graph))
@@ -121,13 +122,11 @@ def _selecting_nodes(graph: GraphView, metadata: ModelMetadata) -> Iterator[onnx
     if "polyphase_indices" in graph.outputs:
         starts.append("polyphase_indices")
     seen: set[str] = set()
-    while starts:
-        node_or_none = graph.maker(starts.pop())
-        if node_or_none is None or node_or_none.output[0] in seen or _is_network(graph, node_or_none):
-            continue
-        seen.add(node_or_none.output[0])
-        yield node_or_none
-        starts.extend(node_or_none.input)
+    for start in starts:
+        for node in graph.upstream(start, _is_network):
+            if node.output[0] not in seen:
+                seen.add(node.output[0])
+                yield node
 
 
 def _is_network(graph: GraphView, node: onnx.NodeProto) -> bool:
@@ -137,6 +136,8 @@ def _is_network(graph: GraphView, node: onnx.NodeProto) -> bool:
         # A convolution with one output channel may be an energy written as a product with ones.
         shape = graph.shape(node.output[0])
         return shape is None or len(shape) != 4 or shape[1] != 1
+    if node.op_type == "DequantizeLinear":
+        return _is_network_quantisation(graph, node)
     if node.op_type == "Add":
         # A residual sum joins two feature maps.
         shapes = [graph.shape(name) for name in node.input]
@@ -144,6 +145,15 @@ def _is_network(graph: GraphView, node: onnx.NodeProto) -> bool:
             shape is not None and len(shape) == 4 and shape[1] != 1 for shape in shapes
         )
     return False
+
+
+def _is_network_quantisation(graph: GraphView, node: onnx.NodeProto) -> bool:
+    """Return whether a DequantizeLinear gives back a feature map, and not energies that were quantised on the way."""
+    quantise = graph.maker(node.input[0])
+    if quantise is None or quantise.op_type != "QuantizeLinear":
+        return True
+    source = graph.maker(quantise.input[0])
+    return source is None or _is_network(graph, source)
 
 
 def _low_precision(graph: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
@@ -178,41 +188,38 @@ def _rounds_integers(graph: GraphView, node: onnx.NodeProto) -> bool:
     return is_sum and graph.element_type(node.input[0]) == TensorProto.INT64 and attribute(node, "to") in _FLOATS
 
 
+def _missing_integer_sums(graph: GraphView, metadata: ModelMetadata) -> Iterator[Finding]:
+    """Yield every choice that is declared exact and comes from no integer sum, whatever it comes from instead."""
+    exact = metadata.arguments.get("selection", "exact") == "exact"
+    if not exact or not str(metadata.criterion or "l2").startswith(("l1", "l2")):
+        return
+    for entry in metadata.selections:
+        if not any(_is_integer_sum(graph, node) for node in graph.upstream(entry.index, _is_network)):
+            message = f"the index of {entry.layer} comes from no integer sum; exact selection is declared"
+            yield Finding("selection-sum", entry.index, "", message)
+
+
+def _is_integer_sum(graph: GraphView, node: onnx.NodeProto) -> bool:
+    return node.op_type == "ReduceSum" and graph.element_type(node.input[0]) == TensorProto.INT64
+
+
 def _float_pooling(graph: GraphView) -> Iterator[Finding]:
     if "logits" not in graph.outputs:
         return
-    for node in graph.upstream("logits"):
+    pooled_exactly = False
+    for node in graph.upstream("logits", data_only=True):
+        pooled_exactly = pooled_exactly or _is_integer_sum(graph, node)
         whole_map = node.op_type in ("GlobalAveragePool", "GlobalLpPool")
         if node.op_type in _SUMS and graph.element_type(node.input[0]) in _FLOATS:
             axes = reduced_axes(graph, node)
             whole_map = axes is None or not {2, 3}.isdisjoint(axes)
-            # The scores of a float selection are sums over positions by declaration, not pooling.
-            whole_map = whole_map and node.op_type in ("ReduceMean", "ReduceSum") and _reaches_logits(graph, node)
         elif node.op_type == "AveragePool":
             shape = graph.shape(node.output[0])
             whole_map = shape is not None and tuple(shape[2:]) == (1, 1)
         if whole_map:
             yield _finding("pooling", node, f"{node.op_type} averages floats over positions; exact pooling is declared")
-
-
-def _reaches_logits(graph: GraphView, node: onnx.NodeProto) -> bool:
-    """Return whether the node's value flows into the logits as data, not only as somebody's choice."""
-    seen: set[str] = set()
-    waiting = ["logits"]
-    while waiting:
-        maker = graph.maker(waiting.pop())
-        if maker is None or maker.output[0] in seen:
-            continue
-        if maker.output[0] == node.output[0]:
-            return True
-        seen.add(maker.output[0])
-        if maker.op_type == "Where":
-            waiting.extend(maker.input[1:])
-        elif maker.op_type.startswith("Gather"):
-            waiting.append(maker.input[0])
-        else:
-            waiting.extend(maker.input)
-    return False
+    if not pooled_exactly:
+        yield Finding("pooling", "logits", "", "the logits come from no integer sum; exact pooling is declared")
 
 
 def _padding(graph: GraphView) -> Iterator[Finding]:

@@ -235,12 +235,17 @@ class Run:
         self.ledger.record("consistency", "authors_consistency", authors.consistency_percent)
 
     def _batches(self) -> None:
-        result = check_batches(self.session, self.images)
+        ledger = self.ledger
+        limits = {"atol": ledger.limit("batch_atol"), "rtol": ledger.limit("batch_rtol")}
+        result = check_batches(self.session, self.images, **limits)
         self.details["batch"] = result.to_dict()
-        self.ledger.record("batch", "repeat_difference", result.repeat.max_abs)
-        self.ledger.record("batch", "identical_rows", result.identical_rows.max_abs)
-        self.ledger.record("batch", "batch_size_difference", result.size.max_abs)
-        self.ledger.record("batch", "batch_slot_difference", result.slot.max_abs)
+        for name, difference in (
+            ("repeat_difference", result.repeat),
+            ("identical_rows", result.identical_rows),
+            ("batch_size_difference", result.size),
+            ("batch_slot_difference", result.slot),
+        ):
+            ledger.record("batch", name, difference.excess, fault=f"max abs {difference.max_abs:.3g}")
 
 
 def _tied_images(trace: ReferenceTrace) -> npt.NDArray[np.bool_]:

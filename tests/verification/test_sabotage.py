@@ -1,0 +1,123 @@
+"""A file that was tampered with does not pass, and the certificate names what was done to it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+
+from aps_deploy.verification import Certificate, verify
+from tests.verification import sabotage
+from tests.verification.sabotage import Edit
+
+Images = npt.NDArray[np.float32]
+
+# What each edit must fail, and for the static check, the rule that must be named.
+CASES: list[tuple[Edit, str, str]] = [
+    (sabotage.energies_in_half, "static_findings", "selection-precision"),
+    (sabotage.inputs_of_energies_in_half, "static_findings", "selection-precision"),
+    (sabotage.sums_in_half, "static_findings", "selection-precision"),
+    (sabotage.sums_in_float, "static_findings", "selection-sum"),
+    (sabotage.comparisons_in_half, "static_findings", "selection-precision"),
+    (sabotage.comparisons_in_float, "static_findings", "selection-sum"),
+    (sabotage.argmax_for_chain, "static_findings", "tie-order"),
+    (sabotage.ties_to_the_last, "static_findings", "tie-order"),
+    (sabotage.permuted_components, "parity_excess", ""),
+    (sabotage.permuted_scores, "unexplained_selections", ""),
+    (sabotage.permuted_everywhere, "unexplained_selections", ""),
+    (sabotage.padding_mode("constant"), "static_findings", "padding"),
+    (sabotage.padding_mode("reflect"), "static_findings", "padding"),
+    (sabotage.padding_mode("edge"), "identical_shifts", ""),
+    (sabotage.padding_in_convolution, "static_findings", "padding"),
+    (sabotage.swapped_filters, "parity_excess", ""),
+    (sabotage.weights_in_half, "parity_excess", ""),
+    (sabotage.float_mean, "static_findings", "pooling"),
+    (sabotage.global_average_pool, "static_findings", "pooling"),
+    (sabotage.mean_as_product, "static_findings", "pooling"),
+    (sabotage.without_indices, "missing_outputs", ""),
+    (sabotage.without_logits, "missing_outputs", ""),
+    (sabotage.made_up_indices, "unexplained_selections", ""),
+    (sabotage.indices_out_of_range, "index_range", ""),
+    (sabotage.not_a_number, "non_finite_rows", ""),
+    (sabotage.mixed_batch, "batch_size_difference", ""),
+    (sabotage.always_first_component, "identical_shifts", ""),
+]
+
+
+def _verify(file: Path, exports: dict[str, Path], images: Images) -> Certificate:
+    return verify(file, exports["checkpoint"], images, shifts=6)
+
+
+def _failed(certificate: Certificate) -> dict[str, str]:
+    assert not certificate.passed
+    assert certificate.exit_code == 1
+    return {check.name: check.reason for check in certificate.failed_checks}
+
+
+@pytest.mark.parametrize(
+    ("edit", "name", "rule"), CASES, ids=[f"{edit.__name__}-{number}" for number, (edit, _, _) in enumerate(CASES)]
+)
+def test_a_sabotaged_file_fails_the_right_check(
+    edit: Edit, name: str, rule: str, exports: dict[str, Path], images: Images, tmp_path: Path
+) -> None:
+    file = sabotage.write_sabotaged(exports["where"], tmp_path / "bad.onnx", edit)
+    failed = _failed(_verify(file, exports, images))
+    assert name in failed
+    assert rule in failed[name]
+
+
+def test_inlining_alone_is_no_sabotage(exports: dict[str, Path], images: Images, tmp_path: Path) -> None:
+    file = sabotage.write_sabotaged(exports["custom-op"], tmp_path / "good.onnx", lambda model: None)
+    assert _verify(file, exports, images).passed
+
+
+@pytest.mark.parametrize("form", ["custom-op", "gather"])
+def test_low_precision_is_found_in_every_form(
+    form: str, exports: dict[str, Path], images: Images, tmp_path: Path
+) -> None:
+    file = sabotage.write_sabotaged(exports[form], tmp_path / "bad.onnx", sabotage.energies_in_half)
+    failed = _failed(_verify(file, exports, images))
+    assert "selection-precision" in failed["static_findings"]
+    assert "half_down" in failed["static_findings"]  # the node is named
+
+
+def test_permuted_components_are_found_in_the_gather_form(
+    exports: dict[str, Path], images: Images, tmp_path: Path
+) -> None:
+    file = sabotage.write_sabotaged(exports["gather"], tmp_path / "bad.onnx", sabotage.permuted_components_gather)
+    assert "parity_excess" in _failed(_verify(file, exports, images))
+
+
+def test_low_precision_inside_a_function_body_is_found(
+    exports: dict[str, Path], images: Images, tmp_path: Path
+) -> None:
+    import onnx
+
+    model = onnx.load(exports["custom-op"])
+    function = next(entry for entry in model.functions if "ReduceSumSquare" in {node.op_type for node in entry.node})
+    energy = next(node for node in function.node if node.op_type == "ReduceSumSquare")
+    casts = sabotage.through_half(energy.input[0])
+    energy.input[0] = casts[-1].output[0]
+    position = next(index for index, node in enumerate(function.node) if node is energy or node == energy)
+    for offset, cast in enumerate(casts):
+        function.node.insert(position + offset, cast)
+    onnx.save(model, tmp_path / "bad.onnx")
+    failed = _failed(_verify(tmp_path / "bad.onnx", exports, images))
+    assert "selection-precision" in failed["static_findings"]
+
+
+def test_bytes_changed_after_the_export_fail_even_where_nothing_else_does(
+    exports: dict[str, Path], images: Images, tmp_path: Path
+) -> None:
+    import onnx
+
+    file = tmp_path / "where.onnx"
+    model = onnx.load(exports["where"])
+    model.doc_string = "edited"
+    onnx.save(model, file)
+    (tmp_path / "where.json").write_bytes(exports["where"].with_suffix(".json").read_bytes())
+    certificate = _verify(file, exports, images)
+    assert list(_failed(certificate)) == ["changed_bytes"]
+    assert certificate.check("identical_shifts").status == "passed"
