@@ -38,6 +38,13 @@ class _Commands(TyperGroup):
             _LOGGER.debug("where the error came from:", exc_info=True)
             typer.echo(f"Error: {error}", err=True)
             raise typer.Exit(error.exit_code) from None
+        except OSError as error:
+            # A folder that may not be written, a disk that is full: the machine's fault and no bug, if a file is named.
+            if error.filename is None or error.strerror is None:
+                raise
+            _LOGGER.debug("where the error came from:", exc_info=True)
+            typer.echo(f"Error: {error.filename}: {error.strerror}.", err=True)
+            raise typer.Exit(1) from None
         except KeyboardInterrupt:
             typer.echo("Interrupted.", err=True)
             raise typer.Exit(130) from None

@@ -105,6 +105,10 @@ class TestEdge:
         raising(error)
         is_one_sentence(invoke("models"), str(error), exit_code=exit_code)
 
+    def test_a_file_the_system_refuses(self, invoke: Invoke, raising: Callable[[BaseException], None]) -> None:
+        raising(PermissionError(errno.EACCES, "Permission denied", "/there"))
+        is_one_sentence(invoke("models"), "/there", "Permission denied", exit_code=1)
+
     def test_an_interrupt_is_130(self, invoke: Invoke, raising: Callable[[BaseException], None]) -> None:
         raising(KeyboardInterrupt())
         result = invoke("models")
