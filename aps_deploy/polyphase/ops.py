@@ -11,6 +11,7 @@ narrow inputs themselves, because norms in half precision would break the select
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -20,6 +21,22 @@ from aps_deploy.polyphase.criteria import resolve_criterion, resolve_selection_m
 from aps_deploy.polyphase.definition import check_divisible
 from aps_deploy.polyphase.exact import exact_spatial_mean
 from aps_deploy.polyphase.selection import choose, component_scores
+
+# torch.library.custom_op says the same in fewer words, but its first call imports the whole compiler (seconds of a
+# cold `predict`); the registrations it makes are made here one by one.
+_LIBRARY = torch.library.Library("aps", "DEF")
+
+
+def _kernel(schema: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Define an op of the ``aps`` namespace, the decorated function computing it on every device."""
+
+    def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        name = schema.partition("(")[0]
+        _LIBRARY.define(schema, tags=(torch.Tag.pt2_compliant_tag,))
+        _LIBRARY.impl(name, function, "CompositeExplicitAutograd")
+        return function
+
+    return register
 
 
 def _as_layout_of(result: Tensor, like: Tensor) -> Tensor:
@@ -35,32 +52,32 @@ def _component_view(x: Tensor, stride: int) -> Tensor:
     return cast(Tensor, split.permute(0, 5, 3, 1, 2, 4))
 
 
-@torch.library.custom_op("aps::polyphase_index", mutates_args=())
+@_kernel("polyphase_index(Tensor x, int stride, str criterion, str selection) -> Tensor")
 def _polyphase_index(x: Tensor, stride: int, criterion: str, selection: str) -> Tensor:
     name, mode = resolve_criterion(criterion), resolve_selection_mode(selection)
     with torch.no_grad():
         return choose(component_scores(x, stride, name, mode), name)
 
 
-@_polyphase_index.register_fake
+@torch.library.register_fake("aps::polyphase_index")
 def _(x: Tensor, stride: int, criterion: str, selection: str) -> Tensor:
     return x.new_empty(x.shape[0], dtype=torch.int64)
 
 
-@torch.library.custom_op("aps::polyphase_take", mutates_args=())
+@_kernel("polyphase_take(Tensor x, Tensor index, int stride) -> Tensor")
 def _polyphase_take(x: Tensor, index: Tensor, stride: int) -> Tensor:
     check_divisible(x.shape[2], x.shape[3], stride)
     images = torch.arange(x.shape[0], device=x.device)
     return _as_layout_of(_component_view(x, stride)[images, index // stride, index % stride], x)
 
 
-@_polyphase_take.register_fake
+@torch.library.register_fake("aps::polyphase_take")
 def _(x: Tensor, index: Tensor, stride: int) -> Tensor:
     n, channels, height, width = x.shape
     return _as_layout_of(x.new_empty(n, channels, height // stride, width // stride), x)
 
 
-@torch.library.custom_op("aps::polyphase_put", mutates_args=())
+@_kernel("polyphase_put(Tensor y, Tensor index, int stride, int height, int width) -> Tensor")
 def _polyphase_put(y: Tensor, index: Tensor, stride: int, height: int, width: int) -> Tensor:
     x = _as_layout_of(y.new_zeros(y.shape[0], y.shape[1], height, width), y)
     images = torch.arange(y.shape[0], device=y.device)
@@ -68,17 +85,17 @@ def _polyphase_put(y: Tensor, index: Tensor, stride: int, height: int, width: in
     return x
 
 
-@_polyphase_put.register_fake
+@torch.library.register_fake("aps::polyphase_put")
 def _(y: Tensor, index: Tensor, stride: int, height: int, width: int) -> Tensor:
     return _as_layout_of(y.new_empty(y.shape[0], y.shape[1], height, width), y)
 
 
-@torch.library.custom_op("aps::exact_mean", mutates_args=())
+@_kernel("exact_mean(Tensor x) -> Tensor")
 def _exact_mean(x: Tensor) -> Tensor:
     return exact_spatial_mean(x)
 
 
-@_exact_mean.register_fake
+@torch.library.register_fake("aps::exact_mean")
 def _(x: Tensor) -> Tensor:
     return x.new_empty(x.shape[:2])
 
@@ -109,9 +126,9 @@ def _mean_backward(ctx: Any, grad: Tensor) -> Tensor:
     return cast(Tensor, (grad / (height * width))[:, :, None, None].expand(ctx.shape))
 
 
-_polyphase_take.register_autograd(_take_backward, setup_context=_save_index)
-_polyphase_put.register_autograd(_put_backward, setup_context=_save_index)
-_exact_mean.register_autograd(_mean_backward, setup_context=_save_shape)
+torch.library.register_autograd("aps::polyphase_take", _take_backward, setup_context=_save_index)
+torch.library.register_autograd("aps::polyphase_put", _put_backward, setup_context=_save_index)
+torch.library.register_autograd("aps::exact_mean", _mean_backward, setup_context=_save_shape)
 
 
 def polyphase_index(x: Tensor, stride: int = 2, criterion: str = "l2", selection: str = "exact") -> Tensor:
