@@ -6,16 +6,25 @@ import json
 from pathlib import Path
 from typing import Any
 
-from aps_deploy.errors import InputError
+from aps_deploy.errors import ApsError, InputError
 from aps_deploy.files import atomic_path
 
 METRICS_FILE = "metrics.jsonl"
 
 
 def append_metrics(path: Path, record: dict[str, Any]) -> None:
-    """Add one line to the metrics file."""
-    with open(path, "a", encoding="utf-8") as handle:
-        handle.write(json.dumps(record, allow_nan=False) + "\n")
+    """Add one line to the metrics file.
+
+    Raises:
+        ApsError: the file cannot be written, because the disk is full or otherwise.
+    """
+    try:
+        with open(path, "a", encoding="utf-8") as handle:
+            handle.write(json.dumps(record, allow_nan=False) + "\n")
+    except OSError as error:
+        raise ApsError(
+            f"cannot write {path} ({error.strerror}); free some space and continue the run with --resume."
+        ) from error
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:

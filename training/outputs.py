@@ -34,6 +34,18 @@ def check_out_dir(out_dir: Path) -> None:
         raise InputError(f"--out-dir {out_dir} is a file; give the name of a new folder.")
 
 
+def make_out_dir(out_dir: Path) -> None:
+    """Create the output folder of a run.
+
+    Raises:
+        InputError: it cannot be created there.
+    """
+    try:
+        out_dir.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"the output folder {out_dir} cannot be created ({error.strerror}); give another.") from error
+
+
 def shareable_settings(settings: TrainSettings) -> dict[str, Any]:
     """Return the settings that were given, without paths and machine."""
     return {key: value for key, value in settings.to_dict().items() if value is not None and key not in _PRIVATE}

@@ -6,6 +6,7 @@ It holds tensors and plain Python values only, so that reading it can run no cod
 from __future__ import annotations
 
 import dataclasses
+import io
 import pickle
 import random
 from dataclasses import dataclass
@@ -71,8 +72,11 @@ def save_state(
         "random": _random_states(),
         "settings": settings,
     }
+    # Through memory: on a full disk torch.save raises a RuntimeError about positions, a plain write says what it is.
+    buffer = io.BytesIO()
+    torch.save(document, buffer)
     with atomic_path(path) as temporary:
-        torch.save(document, temporary)
+        temporary.write_bytes(buffer.getbuffer())
 
 
 def load_state(path: Path) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -96,6 +97,31 @@ def test_nan_stops_the_run(settings: Settings, tmp_path: Path, monkeypatch: pyte
     assert all(torch.isfinite(tensor).all() for tensor in state["model"].values())
 
 
+def test_a_full_disk_leaves_the_state_before_it(
+    settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    original, count = Path.write_bytes, 0
+
+    def filling(self: Path, data: bytes) -> int:
+        nonlocal count
+        count += self.suffix == ".pt"
+        if count == 2:
+            original(self, bytes(data)[:1000])
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return original(self, data)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "write_bytes", filling)
+        with pytest.raises(ApsError, match=r"last\.pt: the disk is full"):
+            run_training(settings(arch="resnet20"))
+    assert {path.name for path in (tmp_path / "run").iterdir()} == FILES, "no temporary file is left"
+    assert load_state(tmp_path / "run" / "last.pt")["position"]["epoch"] == 1
+    resumed = run_training(TrainSettings(out_dir=tmp_path / "run", resume=True))
+    whole = run_training(settings(arch="resnet20", out_dir=tmp_path / "whole"))
+    assert resumed.epochs == 2 and resumed.test == whole.test
+    assert [record["epoch"] for record in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
+
+
 def test_output_folder_in_use(settings: Settings, tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     keep = tmp_path / "run" / "precious.txt"
@@ -105,6 +131,8 @@ def test_output_folder_in_use(settings: Settings, tmp_path: Path) -> None:
     assert keep.read_text() == "mine" and list((tmp_path / "run").iterdir()) == [keep]
     with pytest.raises(InputError, match="is a file"):
         run_training(settings(out_dir=keep))
+    with pytest.raises(InputError, match="cannot be created"):
+        run_training(settings(out_dir=keep / "inside", arch="resnet20"))
     (tmp_path / "run" / "last.pt").touch()
     with pytest.raises(InputError, match="add --resume"):
         run_training(settings())
