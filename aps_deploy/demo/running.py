@@ -1,0 +1,264 @@
+"""What ``aps-deploy demo`` does, step by step."""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import os
+import shutil
+import tempfile
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from aps_deploy.demo.measuring import Measurement, Workload, measure
+from aps_deploy.demo.picture import save_heat_maps
+from aps_deploy.demo.samples import sample_folder, write_training_tree
+from aps_deploy.errors import InputError
+from aps_deploy.export import export_checkpoint
+from aps_deploy.files import write_json
+from aps_deploy.images import ImageSet, load_folder
+from aps_deploy.models import load_checkpoint, packaged_models
+from aps_deploy.runtimes import available_runtimes, resolve_runtime
+from aps_deploy.training.loop import TrainResult, run_training
+from aps_deploy.training.settings import TrainSettings
+from aps_deploy.verification import shift_set, verify_path
+
+Report = Callable[[str], None]
+Progress = Callable[[str, int, int], None]
+
+_LOGGER = logging.getLogger(__name__)
+
+STRIDED, APS = "resnet20", "resnet20_aps3"
+FORMS = ("where", "gather", "custom-op")
+RESULTS_FILE = "demo.json"
+PICTURE_FILE = "shift-heat-map.png"
+# The onnx package's evaluator is written in Python for clarity: a few images and shifts are what time allows.
+_REFERENCE_IMAGES = 8
+_REFERENCE_SHIFTS = 3
+# Without packaged networks the demonstration trains its own, on too few images to be good, which it says.
+_OWN_EPOCHS = 30
+
+
+@dataclass(frozen=True)
+class DemoSettings:
+    """Choices of the demonstration.
+
+    Attributes:
+        out_dir: folder for everything it makes; replaced if an earlier demonstration made it.
+        num_shifted: images tried under every one of the shifts.
+        fine_tune_epochs: epochs of the training step.
+    """
+
+    out_dir: Path = Path("aps-deploy-demo")
+    num_shifted: int = 16
+    fine_tune_epochs: int = 2
+
+
+@dataclass(frozen=True)
+class ExportedFile:
+    """One file of the comparison: its network, how it states its selection, and where it is."""
+
+    model: str
+    form: str
+    path: Path
+
+    def runtimes(self) -> list[str]:
+        """Return the runtimes of this machine that run it."""
+        kind = "checkpoint" if self.form == "checkpoint" else "onnx"
+        usable = [status.name for status in available_runtimes() if status.available]
+        return [name for name in usable if resolve_runtime(name).reads == kind]
+
+
+@dataclass(frozen=True)
+class DemoResult:
+    """How the demonstration ended.
+
+    Attributes:
+        measurements: the table.
+        all_verified: whether ``verify`` passed every file of the APS network.
+        picture: the heat map.
+        results: everything as JSON.
+        trained_here: whether the networks had to be trained by the demonstration itself.
+        seconds: wall time.
+    """
+
+    measurements: tuple[Measurement, ...]
+    all_verified: bool
+    picture: Path
+    results: Path
+    trained_here: bool
+    seconds: float
+
+
+def run_demo(
+    settings: DemoSettings | None = None, *, report: Report = _LOGGER.info, progress: Progress | None = None
+) -> DemoResult:
+    """Train, export, verify and compare, and leave everything in the output folder.
+
+    Args:
+        settings: None for the defaults.
+        report: told in one sentence what is being done.
+        progress: told how far a long measurement is.
+
+    Raises:
+        InputError: the output folder holds something else.
+        ApsError: a step failed.
+    """
+    settings = settings or DemoSettings()
+    started = time.monotonic()
+    out_dir = settings.out_dir
+    _check_replaceable(out_dir)
+    out_dir.parent.mkdir(parents=True, exist_ok=True)
+    # Made aside and renamed when whole: a demonstration that was stopped leaves the last one as it was.
+    work = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
+    try:
+        measurements, trained_here = _steps(settings, work, report, progress)
+        write_json(work / RESULTS_FILE, [_as_json(line) for line in measurements])
+        if out_dir.exists():
+            shutil.rmtree(out_dir)
+        work.chmod(0o755)
+        os.replace(work, out_dir)
+    except BaseException:
+        shutil.rmtree(work, ignore_errors=True)
+        raise
+    return DemoResult(
+        measurements=measurements,
+        all_verified=all(line.verified is not False for line in measurements if line.model == APS),
+        picture=out_dir / PICTURE_FILE,
+        results=out_dir / RESULTS_FILE,
+        trained_here=trained_here,
+        seconds=time.monotonic() - started,
+    )
+
+
+def _check_replaceable(out_dir: Path) -> None:
+    if out_dir.exists() and not (out_dir / RESULTS_FILE).is_file():
+        raise InputError(f"{out_dir} exists and was not made by the demonstration; give another folder with --out-dir.")
+
+
+def _steps(
+    settings: DemoSettings, work: Path, report: Report, progress: Progress | None
+) -> tuple[tuple[Measurement, ...], bool]:
+    checkpoints, trained_here = _networks(settings, work, report)
+    files = _export(checkpoints, work, report)
+    verdicts = _verify(checkpoints, files, report, progress)
+    return _compare(settings, work, checkpoints, files, verdicts, report, progress), trained_here
+
+
+def _networks(settings: DemoSettings, work: Path, report: Report) -> tuple[dict[str, Path], bool]:
+    """Exercise training, and return the two checkpoints the rest is about."""
+    tree = work / "images"
+    num_train, num_val = write_training_tree(tree)
+    packaged = packaged_models()
+    checkpoints = {name: packaged[f"{name}.cifar10"] for name in (STRIDED, APS) if f"{name}.cifar10" in packaged}
+    if len(checkpoints) == 2:
+        report(f"fine-tuning {APS} for {settings.fine_tune_epochs} epochs on {num_train} images, to show training")
+        result = _train(APS, tree, work / "fine-tuned", settings.fine_tune_epochs, weights=checkpoints[APS])
+        accuracy = result.metrics.get("validation_accuracy", float("nan"))
+        report(f"fine-tuned: {accuracy:.1%} of {num_val} validation images right; the shipped networks go on from here")
+        return checkpoints, False
+    report(f"no trained networks in this package: training {STRIDED} and {APS} on {num_train} images, far too few")
+    for name in (STRIDED, APS):
+        checkpoints[name] = _train(name, tree, work / name, _OWN_EPOCHS).checkpoint
+    return checkpoints, True
+
+
+def _train(name: str, data: Path, out_dir: Path, epochs: int, weights: Path | None = None) -> TrainResult:
+    return run_training(
+        TrainSettings(
+            arch=name,
+            recipe="fast",
+            data=data,
+            out_dir=out_dir,
+            epochs=epochs,
+            batch_size=32,
+            # A trained network only needs a nudge.
+            learning_rate=0.05 if weights is None else 0.002,
+            weights=weights,
+            progress=False,
+        )
+    )
+
+
+def _export(checkpoints: dict[str, Path], work: Path, report: Report) -> list[ExportedFile]:
+    report(f"exporting {STRIDED}, and {APS} in the forms {', '.join(FORMS)}")
+    files = [ExportedFile(STRIDED, "where", work / f"{STRIDED}.onnx")]
+    files += [ExportedFile(APS, form, work / f"{APS}.{form}.onnx") for form in FORMS]
+    for file in files:
+        export_checkpoint(checkpoints[file.model], file.path, polyphase=file.form)
+    return files
+
+
+def _verify(
+    checkpoints: dict[str, Path], files: list[ExportedFile], report: Report, progress: Progress | None
+) -> dict[Path, bool]:
+    """Return the verdict of ``verify`` on every file, leaving the certificates beside them."""
+    report("verifying every file against its checkpoint")
+    return {
+        file.path: verify_path(file.path, checkpoints[file.model], sample_folder(), progress=progress).passed
+        for file in files
+    }
+
+
+def _compare(
+    settings: DemoSettings,
+    work: Path,
+    checkpoints: dict[str, Path],
+    files: list[ExportedFile],
+    verdicts: dict[Path, bool],
+    report: Report,
+    progress: Progress | None,
+) -> tuple[Measurement, ...]:
+    """Return the table, and draw the picture from its ONNX Runtime lines."""
+    preprocessing = load_checkpoint(checkpoints[APS]).preprocessing
+    data = load_folder(sample_folder(), preprocessing)
+    side = preprocessing.image_size
+    every = shift_set("all", height=side, width=side)
+    report(f"trying all {len(every) + 1:,} shifts on {settings.num_shifted} images, in every runtime")
+    some, few = _spread(data, settings.num_shifted), _spread(data, _REFERENCE_IMAGES)
+    full = Workload(data, some.images, every)
+    brief = Workload(few, few.images, shift_set(_REFERENCE_SHIFTS, height=side, width=side))
+    lines = []
+    heat_maps = {}
+    for file in _with_checkpoints(checkpoints, files):
+        for runtime in file.runtimes():
+            line = measure(
+                file.path,
+                model=file.model,
+                form=file.form,
+                runtime=runtime,
+                workload=brief if runtime == "onnx-reference" else full,
+                checkpoint=checkpoints[file.model],
+                verified=verdicts.get(file.path) if runtime == "onnxruntime" else None,
+                progress=progress,
+            )
+            lines.append(line)
+            if runtime == "onnxruntime" and file.form == "where":
+                heat_maps[f"{file.model}.onnx"] = line.consistency.heat_map(side, side)
+    save_heat_maps(work / PICTURE_FILE, heat_maps, settings.num_shifted)
+    return tuple(lines)
+
+
+def _with_checkpoints(checkpoints: dict[str, Path], files: list[ExportedFile]) -> list[ExportedFile]:
+    """Return the checkpoints and the files, one network after the other."""
+    return [
+        file
+        for name, path in checkpoints.items()
+        for file in (ExportedFile(name, "checkpoint", path), *files)
+        if file.model == name
+    ]
+
+
+def _spread(data: ImageSet, count: int) -> ImageSet:
+    # The folder's order is by class: take images at equal distances.
+    rows = slice(0, len(data) // count * count, len(data) // count)
+    labels = None if data.labels is None else data.labels[rows]
+    return dataclasses.replace(data, images=data.images[rows], labels=labels, paths=data.paths[rows])
+
+
+def _as_json(line: Measurement) -> dict[str, object]:
+    document = dataclasses.asdict(line)
+    document["consistency"] = line.consistency.to_dict()
+    return document

@@ -1,0 +1,102 @@
+"""The parts of the demonstration, and (nightly) the whole of it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from aps_deploy.demo import running
+from aps_deploy.demo.measuring import Workload, measure
+from aps_deploy.demo.picture import save_heat_maps
+from aps_deploy.demo.running import DemoSettings, run_demo
+from aps_deploy.demo.samples import sample_folder, write_training_tree
+from aps_deploy.demo.table import demo_table
+from aps_deploy.errors import ApsError, InputError
+from aps_deploy.images import find_images, load_folder
+from aps_deploy.models import create_model, save_checkpoint
+from aps_deploy.preprocessing import CIFAR10
+from aps_deploy.verification import shift_set
+
+
+def test_the_package_brings_256_images_of_ten_classes() -> None:
+    found = find_images(sample_folder())
+    assert len(found) == 256
+    assert len({name for _, name in found}) == 10
+    data = load_folder(sample_folder(), CIFAR10)
+    assert data.images.shape == (256, 3, 32, 32)
+
+
+def test_training_tree_holds_every_image_once(tmp_path: Path) -> None:
+    num_train, num_val = write_training_tree(tmp_path)
+    assert num_train + num_val == 256
+    assert len(list(tmp_path.glob("train/*/*.jpg"))) == num_train
+    assert len(list(tmp_path.glob("val/*/*.jpg"))) == num_val >= 40
+    assert {p.name for p in tmp_path.glob("train/*")} == {p.name for p in tmp_path.glob("val/*")}
+
+
+def test_a_measurement_and_its_table(tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path / "m.safetensors", create_model("resnet20_aps1"), preprocessing=CIFAR10)
+    data = load_folder(sample_folder(), CIFAR10, limit=20)
+    shifts = shift_set(3, height=32, width=32)
+    line = measure(
+        path,
+        model="resnet20_aps1",
+        form="checkpoint",
+        runtime="torch",
+        workload=Workload(data, data.images[:4], shifts),
+        checkpoint=path,
+        verified=None,
+    )
+    assert line.parity == 0
+    assert line.consistency.num_pairs == 12
+    assert line.consistency.identical_pairs_percent == 100
+    assert 0 <= line.accuracy_percent <= 100
+    assert line.latency_ms > 0
+    console = Console(width=160)
+    with console.capture() as capture:
+        console.print(demo_table([line]))
+    assert "resnet20_aps1" in capture.get() and "100.00 %" in capture.get()
+
+
+def test_heat_maps_become_a_picture(tmp_path: Path) -> None:
+    shares = np.linspace(0, 1, 32 * 32).reshape(32, 32)
+    save_heat_maps(tmp_path / "p.png", {"a": shares, "b": np.zeros((32, 32))}, num_images=8)
+    with Image.open(tmp_path / "p.png") as picture:
+        assert picture.size[0] > 800
+        # A picture of one colour would show nothing.
+        assert len(set(picture.convert("L").tobytes())) > 50
+
+
+def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "keep.txt").write_text("mine")
+    with pytest.raises(InputError, match="was not made by the demonstration"):
+        run_demo(DemoSettings(out_dir=tmp_path))
+    assert [p.name for p in tmp_path.iterdir()] == ["keep.txt"]
+
+
+def test_a_failed_demonstration_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: object) -> None:
+        raise ApsError("no")
+
+    monkeypatch.setattr(running, "_networks", fail)
+    with pytest.raises(ApsError):
+        run_demo(DemoSettings(out_dir=tmp_path / "demo"))
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.slow
+def test_the_whole_demonstration_twice(tmp_path: Path) -> None:
+    for _ in range(2):
+        result = run_demo(DemoSettings(out_dir=tmp_path / "demo", num_shifted=1, fine_tune_epochs=1))
+        assert result.all_verified
+        lines = json.loads(result.results.read_text())
+        assert {line["runtime"] for line in lines} >= {"torch", "onnxruntime", "onnx-reference"}
+        for line in lines:
+            identical = line["consistency"]["identical_pairs_percent"]
+            assert identical == 100 if line["model"] == "resnet20_aps3" else identical < 100
+        assert result.picture.is_file()
