@@ -254,12 +254,13 @@ def authors_consistency(
     *,
     protocol: AuthorsProtocol = CIFAR_PROTOCOL,
     seed: int = 0,
+    batch_size: int = 64,
     progress: Progress | None = None,
 ) -> AuthorsConsistency:
     """Return the result of the authors' evaluation: two random shifts per batch, share of agreeing classes.
 
     The shifts are drawn as their code draws them (``numpy.random.seed(seed)``, two calls of ``randint`` per batch), so
-    the same images in the same order meet the same shifts.
+    the same images in the same order meet the same shifts. The protocol's batch is run in parts of ``batch_size``.
 
     Raises:
         InputError: there are no images.
@@ -275,12 +276,12 @@ def authors_consistency(
     for rows in batches(len(images), protocol.batch_size):
         first, second = (_offset(generator.randint(protocol.low, protocol.high, size=2)) for _ in range(2))
         batch = images[rows]
-        classes = [_logits(runner, roll(batch, offset)).argmax(axis=1) for offset in (first, second)]
+        classes = [_classes(runner, roll(batch, offset), batch_size) for offset in (first, second)]
         pairs.append((first, second))
         agreeing.append(int((classes[0] == classes[1]).sum()))
         sizes.append(len(batch))
         if labels is not None:
-            right += int((_logits(runner, batch).argmax(axis=1) == labels[rows]).sum())
+            right += int((_classes(runner, batch, batch_size) == labels[rows]).sum())
         if progress is not None:
             progress("authors' protocol", sum(sizes), len(images))
     if protocol.average == "batches":
@@ -313,7 +314,7 @@ def tolerance_excess(values: Logits, reference: Logits, atol: float, rtol: float
     Equal numbers have no excess and unequal ones some, also where both tolerances are 0.
     """
     ours, theirs = values.astype(np.float64), reference.astype(np.float64)
-    finite = np.isfinite(ours).all(axis=1) & np.isfinite(theirs).all(axis=1)
+    finite = np.asarray(np.isfinite(ours).all(axis=1) & np.isfinite(theirs).all(axis=1))
     with np.errstate(invalid="ignore", divide="ignore"):
         difference = np.abs(ours - theirs)
         excess = np.where(difference > 0, difference / (atol + rtol * np.abs(theirs)), 0.0)
@@ -329,6 +330,10 @@ def _logits(runner: Runner, images: Images) -> Logits:
         raise ApsError(f"the model returned logits of shape {logits.shape} for {len(images)} images.")
     # A copy: a session may lend its buffers until the next run.
     return np.array(logits)
+
+
+def _classes(runner: Runner, images: Images, batch_size: int) -> npt.NDArray[np.int64]:
+    return np.concatenate([_logits(runner, images[rows]).argmax(axis=1) for rows in batches(len(images), batch_size)])
 
 
 def _summary(

@@ -212,7 +212,13 @@ class Run:
         )
         protocol = IMAGENET_PROTOCOL if self.reference.family == "imagenet" else CIFAR_PROTOCOL
         authors = authors_consistency(
-            self.session, self.images, self.labels, protocol=protocol, seed=self.seed, progress=self.progress
+            self.session,
+            self.images,
+            self.labels,
+            protocol=protocol,
+            seed=self.seed,
+            batch_size=self.batch_size,
+            progress=self.progress,
         )
         self.details["consistency"] = found.to_dict()
         self.details["authors_protocol"] = authors.to_dict()
@@ -236,8 +242,9 @@ class Run:
 
     def _batches(self) -> None:
         ledger = self.ledger
-        limits = {"atol": ledger.limit("batch_atol"), "rtol": ledger.limit("batch_rtol")}
-        result = check_batches(self.session, self.images, **limits)
+        result = check_batches(
+            self.session, self.images, atol=ledger.limit("batch_atol"), rtol=ledger.limit("batch_rtol")
+        )
         self.details["batch"] = result.to_dict()
         for name, difference in (
             ("repeat_difference", result.repeat),
