@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import logging
 import os
 import shutil
+import signal
 import tempfile
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
 from aps_deploy.demo.measuring import Measurement, Workload, measure
 from aps_deploy.demo.picture import save_heat_maps
 from aps_deploy.demo.samples import sample_folder, write_training_tree
-from aps_deploy.errors import InputError
+from aps_deploy.errors import ApsError, InputError
 from aps_deploy.export import export_checkpoint
 from aps_deploy.files import write_json
 from aps_deploy.images import ImageSet, load_folder
@@ -113,16 +116,13 @@ def run_demo(
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     # Made aside and renamed when whole: a demonstration that was stopped leaves the last one as it was.
     work = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
-    try:
+    with _cleaned_up_when_killed(), _removed_unless_renamed(work):
         measurements, trained_here = _steps(settings, work, report, progress)
         write_json(work / RESULTS_FILE, [_as_json(line) for line in measurements])
         if out_dir.exists():
             shutil.rmtree(out_dir)
         work.chmod(0o755)
         os.replace(work, out_dir)
-    except BaseException:
-        shutil.rmtree(work, ignore_errors=True)
-        raise
     return DemoResult(
         measurements=measurements,
         all_verified=all(line.verified is not False for line in measurements if line.model == APS),
@@ -131,6 +131,31 @@ def run_demo(
         trained_here=trained_here,
         seconds=time.monotonic() - started,
     )
+
+
+@contextlib.contextmanager
+def _removed_unless_renamed(work: Path) -> Iterator[None]:
+    try:
+        yield
+    finally:
+        shutil.rmtree(work, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def _cleaned_up_when_killed() -> Iterator[None]:
+    """Let SIGTERM unwind the stack like Ctrl-C; by default it ends the process where it stands."""
+
+    def leave(number: int, frame: object) -> None:
+        raise SystemExit(128 + number)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # only the main thread may set handlers
+        return
+    previous = signal.signal(signal.SIGTERM, leave)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, previous)
 
 
 def _check_replaceable(out_dir: Path) -> None:
@@ -166,7 +191,7 @@ def _networks(settings: DemoSettings, work: Path, report: Report) -> tuple[dict[
 
 
 def _train(name: str, data: Path, out_dir: Path, epochs: int, weights: Path | None = None) -> TrainResult:
-    return run_training(
+    result = run_training(
         TrainSettings(
             arch=name,
             recipe="fast",
@@ -180,6 +205,9 @@ def _train(name: str, data: Path, out_dir: Path, epochs: int, weights: Path | No
             progress=False,
         )
     )
+    if result.interrupted_by is not None:
+        raise ApsError(f"the demonstration was stopped by {result.interrupted_by}; nothing was kept.")
+    return result
 
 
 def _export(checkpoints: dict[str, Path], work: Path, report: Report) -> list[ExportedFile]:

@@ -81,7 +81,16 @@ def _sampler(weights: Weights, cifar: bool) -> tuple[Sampler, int, str | None]:
     shifted_shortcut = any(re.fullmatch(r"layer\d\.0\.downsample\.2\.weight", key) for key in weights.keys)
     if not weights.blur_shapes:
         # The authors' ImageNet APS of filter size 1 is the one sampled network that stores no blur.
-        return ("aps", 1, None) if shifted_shortcut else ("strided", 1, None)
+        if shifted_shortcut:
+            return "aps", 1, None
+        return (
+            "strided",
+            1,
+            None
+            if weights.layout == "authors"
+            else "plain keys fit torchvision's networks and every network of aps-deploy; taken as torchvision's "
+            "(strided, zero padding), give the architecture and the padding if they are not",
+        )
     filter_size = next(iter(weights.blur_shapes.values()))[-1]
     if weights.layout == "antialiased-cnns" and not cifar:
         return "lpf", filter_size, None
