@@ -26,13 +26,15 @@ class ReferenceTrace:
 
     Attributes:
         logits: (N, classes) float32.
-        indices: (N, L) int64, the indices used.
+        indices: (N, L) int64, the indices used: the forced ones where given.
+        chosen: (N, L) int64, what each layer would have chosen itself on the map it saw.
         margins: (N, L) float64, relative margin of each layer's own choice.
         scores: (N, L, s*s) float64, each row divided by its largest magnitude.
     """
 
     logits: npt.NDArray[np.float32]
     indices: npt.NDArray[np.int64]
+    chosen: npt.NDArray[np.int64]
     margins: npt.NDArray[np.float64]
     scores: npt.NDArray[np.float64]
 
@@ -77,11 +79,6 @@ class Reference:
         return str(self.model.spec.family)
 
     @property
-    def smallest_wins(self) -> bool:
-        """Whether the criterion keeps the component with the smallest score."""
-        return str(self.model.arguments.get("criterion", "l2")).endswith("_min")
-
-    @property
     def preprocessing(self) -> Preprocessing | None:
         """How an image becomes the input, where the checkpoint says."""
         return getattr(self.model, "preprocessing", None)
@@ -112,7 +109,7 @@ class Reference:
                 batch = torch.from_numpy(np.array(images[rows])).to(device)
                 wanted = None if forced is None else torch.from_numpy(np.array(forced[rows])).to(device)
                 trace = self.model.trace_selections(batch, forced=wanted)
-                fields = (trace.logits, trace.indices, trace.margins, trace.scores)
+                fields = (trace.logits, trace.indices, trace.chosen, trace.margins, trace.scores)
                 parts.append([value.cpu().numpy() for value in fields])
                 if progress is not None:
                     progress("reference", rows.stop, len(images))
@@ -138,8 +135,9 @@ def load_reference(reference: str | os.PathLike[str] | torch.nn.Module) -> Refer
         )
     plain = _in_evaluation(reference)
     checkpoint = getattr(plain, "checkpoint", None)
-    sha256 = checkpoint.sha256 if checkpoint is not None else _hash_of_weights(plain)
-    return Reference(plain, str(plain.spec.name), sha256)
+    if checkpoint is not None:
+        return Reference(plain, checkpoint.path.name, checkpoint.sha256)
+    return Reference(plain, str(plain.spec.name), _hash_of_weights(plain))
 
 
 def _in_evaluation(model: Any) -> Any:

@@ -99,21 +99,14 @@ def relative_gaps(scores: Floats, index: Indices) -> Floats:
         return np.where(magnitude > 0, np.abs(scores - chosen) / magnitude, 0.0)
 
 
-def own_choice(scores: Floats, smallest_wins: bool) -> Indices:
-    """Return (..., ) int64 the lowest index with the best score of ``scores`` (..., K)."""
-    # numpy's argmax and argmin are documented to return the first occurrence.
-    best = scores.argmin(axis=-1) if smallest_wins else scores.argmax(axis=-1)
-    return np.asarray(best, dtype=np.int64)
-
-
 def compare_selections(
     layers: tuple[str, ...],
     file_indices: Indices,
+    choice: Indices,
     reference_scores: Floats,
     margins: Floats,
     *,
     file_scores: tuple[Floats, ...] | None,
-    smallest_wins: bool,
     cap: float,
 ) -> SelectionAgreement:
     """Return the agreement of ``file_indices`` (N, L) with a reference that was run with these indices forced.
@@ -121,14 +114,13 @@ def compare_selections(
     Args:
         layers: names of the L layers.
         file_indices: int64 (N, L), what the file chose.
+        choice: int64 (N, L), what the reference would have chosen on the same maps.
         reference_scores: (N, L, K), any unit; the reference's scores of each component.
         margins: (N, L), the reference's relative margins.
         file_scores: per layer (N, K), the file's own scores; None where they cannot be read, and then nothing
             explains a disagreement.
-        smallest_wins: whether the criterion keeps the component with the smallest score.
         cap: largest tolerance, whatever the measured error.
     """
-    choice = own_choice(reference_scores, smallest_wins)
     results = []
     for column, layer in enumerate(layers):
         margin = margins[:, column]

@@ -76,6 +76,8 @@ def _opaque(graph: GraphView) -> Iterator[Finding]:
             yield _finding(
                 "opaque", node, f"operator {node.domain}::{node.op_type} has no body here, so it cannot be checked"
             )
+        elif any(entry.HasField("g") or entry.graphs for entry in node.attribute):
+            yield _finding("opaque", node, f"{node.op_type} holds graphs of its own, which are not looked into")
 
 
 def _missing_selections(graph: GraphView, metadata: ModelMetadata) -> Iterator[Finding]:

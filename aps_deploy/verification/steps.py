@@ -75,6 +75,10 @@ class Run:
 
         findings = check_graph(graph, self.session.metadata)
         self.details["static"] = [dataclasses.asdict(finding) for finding in findings]
+        if not self.session.metadata.is_known:
+            reason = f"the file declares nothing to check it by; findings listed in the details: {len(findings)}"
+            self.ledger.not_applicable("static", "static_findings", reason)
+            return
         shown = [f"{finding.rule} at {finding.node}: {finding.message}" for finding in findings[:3]]
         more = [f"and {len(findings) - 3} more"] if len(findings) > 3 else []
         self.ledger.record("static", "static_findings", len(findings), fault="; ".join(shown + more))
@@ -128,10 +132,10 @@ class Run:
         agreement = compare_selections(
             self.reference.selection_layers,
             forced,
+            trace.chosen,
             trace.scores,
             trace.margins,
             file_scores=scores,
-            smallest_wins=self.reference.smallest_wins,
             cap=self.ledger.limit("margin_cap"),
         )
         self.details["selection"] = {**agreement.to_dict(), "scores": note}

@@ -8,7 +8,6 @@ from aps_deploy.verification.selection import (
     SelectionAgreement,
     compare_selections,
     margin_histogram,
-    own_choice,
     relative_gaps,
 )
 
@@ -21,6 +20,7 @@ SCORES = np.array([
     [1.0, 1.0 - 1e-6, 0.2, 0.1],
     [0.1, 0.2, 0.3, 1.0],
 ])  # fmt: skip
+CHOICE = np.array([0, 1, 2, 0, 0, 3])[:, None]
 
 
 def _margins(scores: npt.NDArray[np.float64]) -> npt.NDArray[np.float64]:
@@ -39,10 +39,10 @@ def _compare(
     return compare_selections(
         ("layer2.0",),
         np.array(indices)[:, None],
+        CHOICE,
         scores[:, None, :],
         _margins(scores)[:, None],
         file_scores=file_scores,
-        smallest_wins=False,
         cap=cap,
     )
 
@@ -76,10 +76,10 @@ def test_the_cap_bounds_what_a_large_error_excuses() -> None:
     agreement = compare_selections(
         ("layer2.0",),
         np.array(wrong)[:, None],
+        CHOICE,
         scores[:, None, :],
         _margins(scores)[:, None],
         file_scores=(np.abs(scores - 0.6),),
-        smallest_wins=False,
         cap=1e-4,
     )
     assert agreement.layers[0].tolerance == 1e-4
@@ -93,10 +93,10 @@ def test_a_wrong_choice_does_not_prove_its_own_excuse() -> None:
     agreement = compare_selections(
         ("layer2.0",),
         np.array([0, 2, 2, 0, 0, 3])[:, None],
+        CHOICE,
         SCORES[:, None, :],
         _margins(SCORES)[:, None],
         file_scores=(measured,),
-        smallest_wins=False,
         cap=1.0,
     )
     assert agreement.layers[0].measured_error == 0
@@ -115,21 +115,21 @@ def test_scores_in_another_unit_have_no_error() -> None:
     agreement = compare_selections(
         ("layer2.0",),
         np.array([0, 1, 2, 0, 0, 3])[:, None],
+        CHOICE,
         SCORES[:, None, :],
         _margins(SCORES)[:, None],
         file_scores=(SCORES * 2.0**38,),
-        smallest_wins=False,
         cap=1e-4,
     )
     assert agreement.layers[0].measured_error == 0
     assert agreement.total("at_risk") == 0
 
 
-def test_criteria_that_keep_the_smallest() -> None:
+def test_gaps_are_relative_to_the_larger_of_the_two() -> None:
     scores = np.array([[0.5, 0.25, 1.0, 0.75]])
-    np.testing.assert_array_equal(own_choice(scores, smallest_wins=True), [1])
-    np.testing.assert_array_equal(own_choice(scores, smallest_wins=False), [2])
     np.testing.assert_allclose(relative_gaps(scores, np.array([1])), [[0.5, 0, 0.75, 2 / 3]])
+    np.testing.assert_allclose(relative_gaps(scores, np.array([2])), [[0.5, 0.75, 0, 0.25]])
+    np.testing.assert_array_equal(relative_gaps(np.zeros((1, 3)), np.array([0])), [[0, 0, 0]])
 
 
 def test_scores_that_are_not_finite_count_as_tied() -> None:
@@ -137,10 +137,10 @@ def test_scores_that_are_not_finite_count_as_tied() -> None:
     agreement = compare_selections(
         ("layer",),
         np.array([[0], [0]]),
+        np.array([[0], [0]]),
         np.array([[[np.nan, 1.0]], [[1.0, 0.5]]]),
         margins,
         file_scores=None,
-        smallest_wins=False,
         cap=1e-4,
     )
     assert (agreement.total("agreed"), agreement.total("tied")) == (1, 1)

@@ -170,6 +170,29 @@ def test_a_custom_operator_without_a_body_cannot_be_checked() -> None:
     assert [finding.rule for finding in check_graph(model, UNKNOWN)] == ["opaque"]
 
 
+def test_a_branch_cannot_be_checked() -> None:
+    branch = helper.make_graph(
+        [helper.make_node("Relu", ["x"], ["r"])], "b", [], [helper.make_tensor_value_info("r", TensorProto.FLOAT, None)]
+    )
+    node = helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch, name="branch")
+    model = _model([node], {"y": TensorProto.FLOAT}, constants={"yes": np.array(True)})
+    assert _rules(check_graph(model, UNKNOWN)) == [("opaque", "branch")]
+
+
+def test_stale_types_in_the_file_neither_hide_nor_hinder() -> None:
+    model = _selecting(energy_type=TensorProto.FLOAT16)
+    for name in ("wide", "energy", "scores"):
+        model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, 3]))
+    assert ("selection-precision", "energy") in _rules(check_graph(model, SELECTING))
+
+
+def test_unknown_types_count_as_a_fault() -> None:
+    model = _selecting()
+    # An inconsistent graph, for which no types can be inferred.
+    model.graph.node[4].input[0] = "missing"
+    assert any(finding.rule == "selection-precision" for finding in check_graph(model, SELECTING))
+
+
 def test_a_selection_that_is_not_in_the_graph_is_found() -> None:
     model = _model([helper.make_node("Relu", ["x"], ["y"])], {"y": TensorProto.FLOAT})
     rules = _rules(check_graph(model, SELECTING))

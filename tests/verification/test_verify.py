@@ -14,7 +14,7 @@ from aps_deploy.export import export_onnx
 from aps_deploy.models import ResNet
 from aps_deploy.runtimes import open_session, run_batched
 from aps_deploy.verification import Certificate, verify
-from tests.verification.conftest import FORMS, IMAGE_SIZE, PREPROCESSING, make_images, make_network
+from tests.verification.conftest import FORMS, IMAGE_SIZE, make_images, make_network
 
 Images = npt.NDArray[np.float32]
 
@@ -168,7 +168,8 @@ def test_a_file_of_another_tool_is_measured_as_far_as_it_goes(
     file = _foreign(exports["where"], tmp_path / "foreign.onnx")
     certificate = verify(file, exports["checkpoint"], images, shifts=3)
     assert certificate.passed, [check.sentence() for check in certificate.failed_checks]
-    assert certificate.check("unexplained_selections").status == "not_applicable"
+    for name in ("unexplained_selections", "static_findings"):
+        assert certificate.check(name).status == "not_applicable"
     assert certificate.check("identical_shifts").status == "passed"
     assert certificate.file["architecture"] is None
 
@@ -253,21 +254,20 @@ def test_hashes_are_those_of_the_files(exports: dict[str, Path], images: Images)
     assert {"torch", "onnx", "numpy", "python", "aps_deploy"} <= set(certificate.environment["versions"])
 
 
-@pytest.mark.parametrize("arguments", [{"criterion": "l1_min"}, {"selection": "float"}])
-def test_other_criteria_and_float_selection(arguments: dict[str, str], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("arguments", "size"), [({"selection": "float"}, (16, 16)), ({"criterion": "l1_min"}, (16, 24))]
+)
+def test_float_selection_other_criteria_and_rectangles(
+    arguments: dict[str, str], size: tuple[int, int], tmp_path: Path
+) -> None:
     model = make_network("resnet20_aps2", **arguments)
-    export_onnx(model, tmp_path / "net.onnx", image_size=IMAGE_SIZE)
-    certificate = verify(tmp_path / "net.onnx", model, make_images(6), shifts=4, gates={"identical_shifts": None})
+    export_onnx(model, tmp_path / "net.onnx", image_size=size)
+    images = make_images(6, 24)[:, :, : size[0], : size[1]].copy()
+    certificate = verify(tmp_path / "net.onnx", model, images, shifts=12, gates={"identical_shifts": None})
     assert certificate.passed, [check.sentence() for check in certificate.failed_checks]
     assert certificate.counts["agreed"] == 12
-
-
-def test_images_are_rolled_within_the_files_own_size(tmp_path: Path) -> None:
-    model = make_network()
-    model.preprocessing = PREPROCESSING  # type: ignore[assignment]
-    export_onnx(model, tmp_path / "net.onnx", image_size=(16, 24))
-    images = make_images(5, 24)[:, :, :16, :].copy()
-    certificate = verify(tmp_path / "net.onnx", model, images, shifts=12)
-    assert certificate.passed, [check.sentence() for check in certificate.failed_checks]
-    assert (certificate.data["height"], certificate.data["width"]) == (16, 24)
-    assert any(dx >= 16 for _, dx in certificate.shift_set["offsets"])
+    assert (certificate.data["height"], certificate.data["width"]) == size
+    largest = np.array(certificate.shift_set["offsets"]).max(axis=0)
+    assert (largest >= np.array(size) // 2).all()
+    if "selection" not in arguments:
+        assert certificate.check("identical_shifts").measured == 100

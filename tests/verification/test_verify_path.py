@@ -37,6 +37,7 @@ def test_a_certificate_is_written_beside_the_file(exports: dict[str, Path], fold
     assert certificate.counts["images"] == 14
     assert certificate.check("accuracy_drop").status == "passed"
     assert Certificate.from_json(tmp_path / "net.certificate.json") == certificate
+    assert certificate.reference["name"] == "net.safetensors"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["net.certificate.json", "net.onnx"]
 
 
