@@ -1,7 +1,8 @@
 """Augmentation of whole batches of uint8 images, without a Python loop over the images.
 
 Decoded images are bytes until the last step: cropping and mirroring move a quarter of the memory that float images
-would. All randomness comes from the generator that is passed in.
+would. All randomness comes from the generator that is passed in, which lives on the CPU, so that a run draws the same
+numbers on any device; the images may be on any.
 """
 
 from __future__ import annotations
@@ -36,9 +37,10 @@ def random_crop(images: Tensor, padding: int, mode: str, generator: Generator) -
         generator: Source of the offsets.
     """
     num, channels, height, width = images.shape
-    offsets = torch.randint(-padding, padding + 1, (2, num, 1), generator=generator)
-    rows = torch.arange(height) + offsets[0]
-    columns = torch.arange(width) + offsets[1]
+    device = images.device
+    offsets = torch.randint(-padding, padding + 1, (2, num, 1), generator=generator).to(device)
+    rows = torch.arange(height, device=device) + offsets[0]
+    columns = torch.arange(width, device=device) + offsets[1]
     if mode == "circular":
         rows, columns = rows % height, columns % width
     elif mode == "reflect":
@@ -47,8 +49,8 @@ def random_crop(images: Tensor, padding: int, mode: str, generator: Generator) -
         images = F.pad(images, (padding,) * 4)
         rows, columns = rows + padding, columns + padding
     return images[
-        torch.arange(num)[:, None, None, None],
-        torch.arange(channels)[None, :, None, None],
+        torch.arange(num, device=device)[:, None, None, None],
+        torch.arange(channels, device=device)[None, :, None, None],
         rows[:, None, :, None],
         columns[:, None, None, :],
     ]
@@ -61,7 +63,7 @@ def _reflected(positions: Tensor, size: int) -> Tensor:
 
 def random_flip(images: Tensor, generator: Generator) -> Tensor:
     """Return the batch (N, C, H, W) with each image mirrored left to right with probability 1/2."""
-    flipped = torch.rand(len(images), generator=generator) < 0.5
+    flipped = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
     return torch.where(flipped[:, None, None, None], images.flip(3), images)
 
 

@@ -7,6 +7,7 @@ pass over the images starts is a matter of which index batches are asked for.
 from __future__ import annotations
 
 import logging
+import signal
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
@@ -83,6 +84,7 @@ class FileImages(Dataset[tuple[Tensor, int]]):
             batch_sampler=[indices.tolist() for indices in index_batches],
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
+            worker_init_fn=_leave_signals_to_the_loop,
             # The loader draws its workers' seed from a generator; an own one leaves the global state, which a
             # resumed run restores, alone.
             generator=torch.Generator().manual_seed(0),
@@ -93,6 +95,13 @@ class FileImages(Dataset[tuple[Tensor, int]]):
         """Return the images at `indices`, renumbered from 0."""
         paths = [self.paths[index] for index in indices.tolist()]
         return FileImages(paths, self.labels[indices], self.preprocessing, workers=self.workers)
+
+
+def _leave_signals_to_the_loop(worker: int) -> None:
+    # Ctrl-C and batch systems signal the whole process group. A worker that dies raises in the middle of an
+    # optimizer step, and the state saved then would be neither before nor after it.
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, signal.SIG_IGN)
 
 
 def decode(path: Path, preprocessing: Preprocessing) -> Tensor:

@@ -30,7 +30,9 @@ FILES = {"settings.json", "metrics.jsonl", "curves.png", "last.pt", "last.safete
 
 
 def test_a_run_learns_and_leaves_its_files(settings: Settings, tmp_path: Path) -> None:
-    result = run_training(settings(epochs=4, learning_rate=0.05, validate_consistency=True, crop_padding=2))
+    result = run_training(
+        settings(epochs=4, learning_rate=0.05, validate_consistency=True, crop_padding=2, progress=True)
+    )
     folder = tmp_path / "run"
     assert {path.name for path in folder.iterdir()} == FILES
     records = read_metrics(folder / "metrics.jsonl")

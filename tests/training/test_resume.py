@@ -17,6 +17,7 @@ from safetensors.torch import load_file
 
 from aps_deploy.errors import InputError
 from aps_deploy.training import step
+from aps_deploy.training.interrupt import StopRequest
 from aps_deploy.training.loop import run_training
 from aps_deploy.training.metrics import append_metrics, read_metrics
 from aps_deploy.training.settings import TrainSettings
@@ -117,9 +118,10 @@ def test_killed_before_the_state_was_written(settings: Settings, tmp_path: Path)
     assert measured(folder) == before and result.epochs == 2
 
 
-def test_kill_in_another_process(settings: Settings, tmp_path: Path) -> None:
-    """SIGTERM to a process of its own, as a batch system sends it."""
-    chosen = settings(arch="resnet20", epochs=500)
+def test_the_whole_process_group_is_terminated(settings: Settings, tmp_path: Path) -> None:
+    """As Ctrl-C and batch systems do it: the loader's processes get the signal too."""
+    options = {"arch": "resnet20", "image_size": 100, "workers": 2, "batch_size": 4, "max_train_images": 16}
+    chosen = settings(epochs=500, **options)
     code = (
         "import sys, json; from aps_deploy.training.settings import TrainSettings;"
         "from aps_deploy.training.loop import run_training;"
@@ -127,19 +129,34 @@ def test_kill_in_another_process(settings: Settings, tmp_path: Path) -> None:
         "print(result.interrupted_by)"
     )
     command = [sys.executable, "-c", code, json.dumps(chosen.to_dict())]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+    checkout, environment = Path(__file__).parents[2], {**os.environ, "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, cwd=checkout, env=environment, start_new_session=True
+    )
     try:
         metrics = tmp_path / "run" / "metrics.jsonl"
         while not metrics.is_file() and process.poll() is None:
             time.sleep(0.05)
-        process.terminate()
-        output, _ = process.communicate(timeout=120)
+        os.killpg(process.pid, signal.SIGTERM)
+        output, _ = process.communicate(timeout=300)
     finally:
         process.kill()
     assert process.returncode == 0 and output.strip() == "SIGTERM"
     position = final_state(tmp_path / "run")["position"]
     assert 1 <= position["epoch"] < 500
     assert not list((tmp_path / "run").glob(".*")), "temporary files are left behind"
+
+
+def test_stop_request_counts_signals() -> None:
+    with StopRequest() as stop:
+        assert not stop
+        os.kill(os.getpid(), signal.SIGTERM)
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert stop and stop.signal_name == "SIGTERM"
+        with pytest.raises(KeyboardInterrupt):
+            os.kill(os.getpid(), signal.SIGINT)
+            time.sleep(1)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
 
 
 def test_resume_keeps_the_choices_and_refuses_others(settings: Settings, tmp_path: Path) -> None:
