@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping
+from pathlib import Path
 
 from aps_deploy.errors import InputError
 from aps_deploy.verification.certificate import Certificate, certificate_path
@@ -57,6 +58,8 @@ def verify_path(
     from aps_deploy.runtimes import file_kind
     from aps_deploy.runtimes.metadata import ModelMetadata
 
+    target = certificate_path(file) if output is None else Path(output)
+    _check_target(target)
     judge = load_reference(reference)
     preprocessing, class_names = judge.preprocessing, judge.class_names
     if file_kind(file) == "onnx":
@@ -83,5 +86,13 @@ def verify_path(
         seed=seed,
         progress=progress,
     )
-    certificate.save(certificate_path(file) if output is None else output)
+    certificate.save(target)
     return certificate
+
+
+def _check_target(target: Path) -> None:
+    # Said before minutes of measuring, not after.
+    if target.is_dir():
+        raise InputError(f"cannot write the certificate {target}: it is a folder; give the name of a file in it.")
+    if not target.parent.is_dir():
+        raise InputError(f"cannot write the certificate {target}: the folder {target.parent} does not exist.")

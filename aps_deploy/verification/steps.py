@@ -56,9 +56,9 @@ class Run:
         """Run every step on the open session."""
         self.ledger.record("file", "changed_bytes", len(byte_faults), fault="; ".join(byte_faults))
         graph = load_inlined(Path(file)) if self.session.runtime != "torch" else None
+        logits, indices = self._outputs(graph)
         if graph is not None:
             self._static(graph)
-        logits, indices = self._outputs(graph)
         if logits is None:
             return
         forced = self._usable(indices)

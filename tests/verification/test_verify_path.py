@@ -89,6 +89,15 @@ def test_all_images_up_to_a_limit_are_the_default(
     assert found.counts["images"] == 4
 
 
+def test_an_unwritable_place_is_refused_before_anything_is_measured(
+    exports: dict[str, Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aps_deploy.verification.paths.verify", lambda *_, **__: pytest.fail("measured"))
+    for output in (tmp_path, tmp_path / "none" / "c.json"):
+        with pytest.raises(InputError, match="cannot write the certificate"):
+            verify_path(exports["where"], exports["checkpoint"], folder, output=output)
+
+
 @pytest.mark.parametrize("missing", ["file", "reference", "data", "output"])
 def test_what_is_missing_is_an_input_error_and_leaves_nothing(
     missing: str, exports: dict[str, Path], folder: Path, tmp_path: Path
