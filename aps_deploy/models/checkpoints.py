@@ -15,7 +15,7 @@ from typing import Any
 
 import safetensors
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import save
 
 import aps_deploy
 from aps_deploy.errors import InputError, near_matches
@@ -116,7 +116,8 @@ def save_checkpoint(
         narrow = dtype is not None and value.is_floating_point()
         tensors[key] = value.detach().to("cpu", dtype if narrow else value.dtype).contiguous()
     with atomic_path(path) as temporary:
-        save_file(tensors, temporary, metadata={_METADATA_KEY: json.dumps(document, sort_keys=True)})
+        # Not save_file: on a full disk it raises an error of its own that does not say so.
+        temporary.write_bytes(save(tensors, metadata={_METADATA_KEY: json.dumps(document, sort_keys=True)}))
     return Path(path)
 
 

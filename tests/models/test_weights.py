@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import errno
 import pickle
 from pathlib import Path
 from typing import Any
@@ -13,7 +14,7 @@ import torch
 import torchvision
 from torch import Tensor
 
-from aps_deploy.errors import InputError
+from aps_deploy.errors import ApsError, InputError
 from aps_deploy.files import sha256_of
 from aps_deploy.models import (
     create_model,
@@ -161,6 +162,21 @@ def test_half_precision_on_disk_is_widened_on_loading(tmp_path: Path) -> None:
     again = load_checkpoint(half)
     assert all(p.dtype == torch.float32 for p in again.parameters())
     assert torch.equal(again.conv1.weight, model.conv1.weight.half().float())
+
+
+def test_a_full_disk_keeps_the_older_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = create_model("resnet20")
+    path = save_checkpoint(tmp_path / "m.safetensors", model, preprocessing=CIFAR10)
+    before = path.read_bytes()
+
+    def full(self: Path, data: bytes) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ApsError, match="the disk is full; free some space"):
+        save_checkpoint(path, create_model("resnet20_aps3"), preprocessing=CIFAR10)
+    assert path.read_bytes() == before
+    assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
 
 
 def test_class_names_must_fit(tmp_path: Path) -> None:
