@@ -8,7 +8,10 @@ where there is one, the next command.
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from typing import TypeVar
+
+NameT = TypeVar("NameT", bound=str)
 
 
 class ApsError(Exception):
@@ -27,3 +30,15 @@ def near_matches(name: str, known: Iterable[str], limit: int = 3) -> str:
     """Return `` (did you mean a, b?)`` for the known names closest to ``name``, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
     return f" (did you mean {', '.join(close)}?)" if close else ""
+
+
+def known_name(name: str, accepted: Sequence[NameT], what: str) -> NameT:
+    """Return ``name`` as the member of ``accepted`` it equals.
+
+    Raises:
+        InputError: it equals none; the message says ``what`` it was meant to be, and offers near matches.
+    """
+    for candidate in accepted:
+        if name == candidate:
+            return candidate
+    raise InputError(f"unknown {what} {name!r}{near_matches(name, accepted)}; choose one of {', '.join(accepted)}.")

@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aps_deploy.errors import InputError
+from aps_deploy.errors import InputError, known_name
 
 Padding = Literal["circular", "zeros"]
 PADDINGS: tuple[Padding, ...] = get_args(Padding)
@@ -19,10 +19,7 @@ def check_padding(padding: str) -> Padding:
     Raises:
         InputError: no such padding.
     """
-    for known in PADDINGS:
-        if padding == known:
-            return known
-    raise InputError(f"unknown padding {padding!r}; choose circular or zeros.")
+    return known_name(padding, PADDINGS, "padding")
 
 
 def circular_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:

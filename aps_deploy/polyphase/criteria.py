@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal, get_args
 
-from aps_deploy.errors import InputError, near_matches
+from aps_deploy.errors import known_name
 
 Criterion = Literal["l2", "l1", "linf", "max", "l2_min", "l1_min"]
 SelectionMode = Literal["exact", "float"]
@@ -28,15 +28,7 @@ def resolve_criterion(name: str) -> Criterion:
     Raises:
         InputError: no such criterion.
     """
-    for criterion in CRITERIA:
-        if name == criterion:
-            return criterion
-    if name in _SPELLINGS:
-        return _SPELLINGS[name]
-    known = (*CRITERIA, *_SPELLINGS)
-    raise InputError(
-        f"unknown selection criterion {name!r}{near_matches(name, known)}; choose one of {', '.join(CRITERIA)}."
-    )
+    return known_name(_SPELLINGS.get(name, name), CRITERIA, "selection criterion")
 
 
 def resolve_selection_mode(name: str) -> SelectionMode:
@@ -45,10 +37,7 @@ def resolve_selection_mode(name: str) -> SelectionMode:
     Raises:
         InputError: no such mode.
     """
-    for mode in SELECTION_MODES:
-        if name == mode:
-            return mode
-    raise InputError(f"unknown selection mode {name!r}; choose one of {', '.join(SELECTION_MODES)}.")
+    return known_name(name, SELECTION_MODES, "selection mode")
 
 
 def keeps_smallest(criterion: Criterion) -> bool:

@@ -105,7 +105,7 @@ def test_wrong_names(arch: str, filter_size: int | None, message: str) -> None:
     [
         ({"name": "resnet20_aps3", "criterion": "l3"}, "l2, l1, linf"),
         ({"name": "resnet20_aps3", "selection": "exakt"}, "exact, float"),
-        ({"name": "resnet20_aps3", "padding": "reflect"}, "circular or zeros"),
+        ({"name": "resnet20_aps3", "padding": "reflect"}, "choose one of circular, zeros"),
         ({"name": "resnet20_aps3", "pool_only": True}, "ImageNet networks with LPF or APS"),
         ({"name": "resnet18", "pool_only": True}, "not to resnet18"),
         ({"name": "resnet20", "num_classes": 0}, "at least one class"),
