@@ -18,13 +18,7 @@ from aps_deploy.errors import InputError, near_matches
 from aps_deploy.export import bodies
 from aps_deploy.export.body_writer import PREFIX
 from aps_deploy.export.graph_edits import name_nodes, rename_values, share_constants
-from aps_deploy.export.op_names import (
-    DOMAIN,
-    DOMAIN_VERSION,
-    choice_of,
-    index_op,
-    take_stride_of,
-)
+from aps_deploy.export.op_names import DOMAIN, DOMAIN_VERSION, choice_of, index_op, take_stride_of
 
 INDICES_NAME = "polyphase_indices"
 _SCORES_PATTERN = re.compile(rf"{PREFIX}{bodies.SCORES}__\d+|.*/{bodies.SCORES}(_\d+)?")
@@ -123,7 +117,5 @@ def _scores_of(index: str, producers: dict[str, onnx.NodeProto]) -> str:
 
 def _name_scores(proto: onnx.ModelProto) -> None:
     """Name the scores beside their index where no body hides them: ``layer2.0.pool/polyphase_scores``."""
-    values = selection_values(proto)
-    rename_values(
-        proto.graph, {scores: index.replace("polyphase_index", "polyphase_scores") for index, scores in values}
-    )
+    names = {scores: index.replace("polyphase_index", bodies.SCORES) for index, scores in selection_values(proto)}
+    rename_values(proto.graph, names)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from typing import Any
 
@@ -15,9 +16,10 @@ from aps_deploy.export.onnx_export import finish_onnx, trace_onnx
 from aps_deploy.models import ResNet, list_models, spec
 from tests.export.support import OPSET, exported, full_model, ort_session, run, short_model, trace_model, traced
 
-# float32 parity of the design, the absolute part in units of the largest logit: other kernels add in another order,
-# and batch norms are folded into weights. PyTorch itself is as far from the same network in float64.
+# float32 parity of the design. Untrained networks of a hundred layers amplify roundings beyond it, in PyTorch as
+# anywhere; the file may then be a few times as far from the network in float64 as PyTorch's float32 is.
 ABSOLUTE_TOLERANCE, RELATIVE_TOLERANCE = 1e-4, 1e-3
+TIMES_THE_ERROR_OF_TORCH = 4.0
 # Relative margin below which a choice may differ: some hundred roundings of float32.
 NEAR_TIE = 1e-5
 
@@ -53,9 +55,10 @@ def _assert_equal_to_torch(model: ResNet, images: np.ndarray, outputs: list[np.n
     differ = trace.chosen != indices
     assert (trace.margins[differ] < NEAR_TIE).all()
     assert outputs[0].dtype == np.float32
-    expected = trace.logits.numpy()
-    atol = ABSOLUTE_TOLERANCE * max(1.0, np.abs(expected).max())
-    np.testing.assert_allclose(outputs[0], expected, rtol=RELATIVE_TOLERANCE, atol=atol, strict=True)
+    exact = copy.deepcopy(model).double().trace_selections(x.double(), forced=indices).logits.numpy()
+    error_of_torch = np.abs(trace.logits.numpy() - exact).max()
+    atol = max(ABSOLUTE_TOLERANCE, TIMES_THE_ERROR_OF_TORCH * error_of_torch)
+    np.testing.assert_allclose(outputs[0], exact, rtol=RELATIVE_TOLERANCE, atol=atol)
 
 
 def test_the_list_covers_every_pair() -> None:
@@ -75,12 +78,18 @@ def test_every_form_equals_torch(name: str) -> None:
     # Kept for the other tests only where they use it too; the large ones would fill the memory.
     model, graph = (traced if name == "resnet20_aps3" else trace_model)(name, *size, short=name in SHORTENED)
     batches = [_images(count, size) for count in (1, 5)]
+    found: dict[str, list[np.ndarray]] = {}
     for form in POLYPHASE_FORMS:
         proto = finish_onnx(graph, form)
         onnx.checker.check_model(proto, full_check=True)
         session = ort_session(proto, threads=2)
-        for images in batches:
-            _assert_equal_to_torch(model, images, session.run(None, {"images": images}))
+        found[form] = [values for images in batches for values in session.run(None, {"images": images})]
+    num_outputs = len(found["where"]) // 2
+    for position, images in enumerate(batches):
+        _assert_equal_to_torch(model, images, found["where"][position * num_outputs :][:num_outputs])
+    for form in POLYPHASE_FORMS:
+        for values, expected in zip(found[form], found["where"], strict=True):
+            assert values.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("form", POLYPHASE_FORMS)
@@ -105,8 +114,7 @@ def test_options_of_the_network_reach_the_file(name: str, size: int, options: di
     model = short_model(name, **options)
     graph = trace_onnx(model, height=size, width=size, opset=OPSET)
     images = _images(16, (size, size))
-    for form in POLYPHASE_FORMS:
-        _assert_equal_to_torch(model, images, run(finish_onnx(graph, form), images))
+    _assert_equal_to_torch(model, images, run(finish_onnx(graph, "where"), images))
 
 
 @pytest.mark.slow
