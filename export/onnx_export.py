@@ -198,5 +198,5 @@ def _checked_size(model: ResNet, image_size: int | tuple[int, int]) -> tuple[int
     if height < 1 or width < 1:
         raise InputError(f"image size {height}x{width} is not positive; use {model.spec.default_image_size}.")
     if model.size_divisor == model.spec.size_divisor:  # not so where odd maps are padded, as the authors do
-        model.spec.check_size(height, width)
+        model.spec.check_size(height, width, model.options.padding)
     return height, width

@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aps_deploy.errors import InputError
-from aps_deploy.layers.padding import Padding, circular_pad
+from aps_deploy.layers.padding import Padding, circular_pad, reflect_pad
 
 FILTER_SIZES = range(1, 8)
 
@@ -54,7 +54,7 @@ class Blur(nn.Module):
         if self.padding == "circular":
             x = circular_pad(x, before, after, before, after)
         else:
-            x = F.pad(x, (before, after, before, after), mode="reflect")
+            x = reflect_pad(x, before, after, before, after)
         return F.conv2d(x, self.kernel.to(x.dtype), stride=self.stride, groups=self.channels)
 
     def extra_repr(self) -> str:

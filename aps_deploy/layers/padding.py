@@ -37,6 +37,21 @@ def circular_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Ten
     return F.pad(x, (left, right, top, bottom), mode="circular")
 
 
+def reflect_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
+    """Return ``x`` (N, C, H, W) continued by its mirror image, the border pixel not repeated.
+
+    Raises:
+        InputError: the mirror image is not as large as the padding.
+    """
+    height, width = x.shape[2], x.shape[3]
+    if max(left, right) >= width or max(top, bottom) >= height:
+        raise InputError(
+            f"reflecting padding by {max(left, right, top, bottom)} pixels needs a larger map, "
+            f"but it is {height}x{width}; use a larger image."
+        )
+    return F.pad(x, (left, right, top, bottom), mode="reflect")
+
+
 class PadForPool(nn.Module):
     """One row and one column more at the bottom and right, so that a 2x2 pool of stride 1 keeps the size.
 

@@ -68,6 +68,8 @@ def locate_checkpoint(path_or_name: str | os.PathLike[str]) -> Path:
     path = Path(path_or_name)
     if path.is_file():
         return path
+    if path.is_dir():
+        raise InputError(f"{path} is a folder; give the checkpoint file in it, such as {path / 'best.safetensors'}.")
     packaged = packaged_models()
     if str(path_or_name) in packaged:
         return packaged[str(path_or_name)]
@@ -98,9 +100,14 @@ def save_checkpoint(
         dtype: store floating-point tensors in this type (loading widens them again), or None to keep theirs.
 
     Raises:
-        InputError: class names do not match the number of classes, or the folder does not exist.
+        InputError: class names do not match the number of classes, another suffix, or no such folder.
         ApsError: the disk is full.
     """
+    if Path(path).suffix != ".safetensors":
+        raise InputError(
+            f"cannot write {path}: a checkpoint's name ends in .safetensors; "
+            f"use {Path(path).with_suffix('.safetensors')}."
+        )
     if class_names is not None and len(class_names) != model.options.num_classes:
         raise InputError(f"{len(class_names)} class names do not fit a network of {model.options.num_classes} classes.")
     document = {
@@ -121,6 +128,15 @@ def save_checkpoint(
     return Path(path)
 
 
+def is_checkpoint(path: Path) -> bool:
+    """Return whether a safetensors file says that aps-deploy wrote it."""
+    try:
+        with safetensors.safe_open(path, framework="np") as handle:
+            return _METADATA_KEY in (handle.metadata() or {})
+    except (safetensors.SafetensorError, OSError):
+        return False
+
+
 def read_checkpoint_metadata(path: Path) -> dict[str, Any]:
     """Return the JSON object inside one of our checkpoints.
 
@@ -136,16 +152,30 @@ def read_checkpoint_metadata(path: Path) -> dict[str, Any]:
         raise InputError(f"{path} is not a readable safetensors file ({error}).") from error
     if _METADATA_KEY not in metadata:
         raise _foreign(path)
-    document = json.loads(metadata[_METADATA_KEY])
+    try:
+        document = json.loads(metadata[_METADATA_KEY])
+    except json.JSONDecodeError as error:
+        raise _damaged(path, error) from error
+    if not isinstance(document, dict):
+        raise _damaged(path, TypeError("not a JSON object"))
     if document.get("format") != _FORMAT:
         raise InputError(
             f"{path} has checkpoint format {document.get('format')!r}, this version reads {_FORMAT}; "
             "use the version of aps-deploy that wrote it."
         )
-    return dict(document)
+    return document
+
+
+def _damaged(path: Path, error: Exception) -> InputError:
+    return InputError(
+        f"the metadata of {path} cannot be read ({type(error).__name__}: {error}); it is damaged, or was written by a "
+        "newer version of aps-deploy."
+    )
 
 
 def _foreign(path: Path) -> InputError:
+    if path.suffix == ".onnx":
+        return InputError(f"{path} is an exported file, and a checkpoint is needed; give the one it was made from.")
     return InputError(
         f"{path} is not a checkpoint of aps-deploy; turn other people's weights into one with: "
         f"aps-deploy import {path} -o NAME.safetensors"
@@ -162,15 +192,20 @@ def load_checkpoint(path_or_name: str | os.PathLike[str]) -> TrainedModel:
     """
     path = locate_checkpoint(path_or_name)
     document = read_checkpoint_metadata(path)
-    model = create_model(**document["model"])
+    try:
+        model = create_model(**document["model"])
+        preprocessing = Preprocessing.from_dict(document["preprocessing"])
+        names = document["class_names"]
+        training = dict(document["training"])
+    except (KeyError, TypeError, AttributeError, ValueError) as error:
+        raise _damaged(path, error) from error
     state = state_dict_of(read_tensors(path), str(path))
     wide = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
     load_weights(model, canonical_weights(wide).tensors)
     trained = _as_trained(model)
-    trained.preprocessing = Preprocessing.from_dict(document["preprocessing"])
-    names = document["class_names"]
+    trained.preprocessing = preprocessing
     trained.class_names = None if names is None else tuple(names)
-    trained.checkpoint = CheckpointInfo(path, sha256_of(path), dict(document["training"]))
+    trained.checkpoint = CheckpointInfo(path, sha256_of(path), training)
     return trained.eval()
 
 

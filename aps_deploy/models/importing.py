@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from aps_deploy.models.checkpoints import save_checkpoint
+from aps_deploy.errors import InputError
+from aps_deploy.models.checkpoints import is_checkpoint, save_checkpoint
 from aps_deploy.models.detect import build_detected
-from aps_deploy.models.layouts import Layout
-from aps_deploy.models.weights import load_weights, read_weights
+from aps_deploy.models.layouts import Layout, canonical_weights, state_dict_of
+from aps_deploy.models.weights import load_canonical, read_tensors
 from aps_deploy.preprocessing import CIFAR10, IMAGENET
 
 
@@ -52,14 +53,27 @@ def import_weights(
         InputError: the source cannot be read, is of no known layout, or does not fit the options given.
         ApsError: the disk is full.
     """
-    weights = read_weights(source)
+    _check_files(Path(source), Path(output))
+    weights = canonical_weights(state_dict_of(read_tensors(source), str(source)))
     model, detected = build_detected(
         weights, name=arch, criterion=criterion, selection=selection, pool_only=pool_only, padding=padding
     )
-    report = load_weights(model, source)
+    report = load_canonical(model, weights)
     preprocessing = CIFAR10 if model.spec.family == "cifar" else IMAGENET
     path = save_checkpoint(
         output, model, preprocessing=preprocessing, class_names=class_names, training={"imported_from": report.layout}
     )
-    note = detected.ambiguous if arch is None else None
+    open_question = arch is None or (padding is None and weights.circular is None)
+    note = detected.ambiguous if open_question else None
     return ImportResult(path, model.arguments, report.layout, report.num_tensors, note)
+
+
+def _check_files(source: Path, output: Path) -> None:
+    if source.suffix == ".safetensors" and source.is_file() and is_checkpoint(source):
+        raise InputError(f"{source} is a checkpoint of aps-deploy already; use it as it is.")
+    if source.name == "last.pt" and source.with_name("last.safetensors").is_file():
+        raise InputError(
+            f"{source} is the training state of a run; its network is {source.with_name('last.safetensors')}."
+        )
+    if output.exists() and source.exists() and output.samefile(source):
+        raise InputError(f"the output {output} is the source itself; give another name.")

@@ -139,6 +139,11 @@ class ResNet(nn.Module):
         """What height and width must be multiples of; 1 where any size will do."""
         return 1 if self.options.odd_maps == "pad" else self.spec.size_divisor
 
+    @property
+    def min_size(self) -> int:
+        """The smallest height and width."""
+        return self.spec.min_size_with(self.options.padding)
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, classes) for ``images`` (N, 3, H, W).
 

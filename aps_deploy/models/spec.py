@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from aps_deploy.errors import InputError
+from aps_deploy.layers.padding import Padding
 
 Family = Literal["cifar", "imagenet"]
 Sampler = Literal["strided", "lpf", "aps"]
@@ -61,9 +62,18 @@ class ModelSpec:
 
     @property
     def min_size(self) -> int:
-        """The smallest height and width: a circular blur may not wrap around the smallest map more than once."""
+        """The smallest height and width with circular padding; see `min_size_with`."""
+        return self.min_size_with("circular")
+
+    def min_size_with(self, padding: Padding) -> int:
+        """Return the smallest height and width: no blur may reach further than the smallest map it stands on.
+
+        A circular blur may wrap around once, by the whole map; a reflecting one (``zeros``) by one pixel less.
+        """
         widest_pad = self.filter_size // 2
-        return self.total_stride * (2 if widest_pad > 2 else 1)
+        # The last sampler stands on a map of 2x2 at the size of the total stride.
+        reach = 2 if padding == "circular" else 1
+        return self.total_stride * (2 if widest_pad > reach else 1)
 
     @property
     def default_image_size(self) -> int:
@@ -75,13 +85,13 @@ class ModelSpec:
         """Classes of the family's data set: 10 or 1000."""
         return 10 if self.family == "cifar" else 1000
 
-    def check_size(self, height: int, width: int) -> None:
+    def check_size(self, height: int, width: int, padding: Padding = "circular") -> None:
         """Refuse an image size this architecture cannot take.
 
         Raises:
             InputError: naming the size and the next valid one.
         """
-        divisor, smallest = self.size_divisor, self.min_size
+        divisor, smallest = self.size_divisor, self.min_size_with(padding)
         if min(height, width) >= smallest and not height % divisor and not width % divisor:
             return
         valid_height, valid_width = (max(smallest, -(-side // divisor) * divisor) for side in (height, width))

@@ -92,9 +92,12 @@ def load_weights(model: nn.Module, path_or_state_dict: str | os.PathLike[str] | 
         InputError: the file cannot be read, or its tensors do not fit the network; nothing is loaded then.
     """
     if isinstance(path_or_state_dict, Mapping):
-        weights = canonical_weights(state_dict_of(path_or_state_dict))
-    else:
-        weights = read_weights(path_or_state_dict)
+        return load_canonical(model, canonical_weights(state_dict_of(path_or_state_dict)))
+    return load_canonical(model, read_weights(path_or_state_dict))
+
+
+def load_canonical(model: nn.Module, weights: Weights) -> ImportReport:
+    """Load weights that are under our names already; see `load_weights`."""
     sizes = {shape[-1] for shape in weights.blur_shapes.values()}
     _check_fit(model, weights, sizes)
     model.load_state_dict(weights.tensors)

@@ -11,10 +11,19 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-# Bits of one quantised value and the floor of the scale's maximum. 2**30 values of 30 bits fit into int64, so maps of
-# up to 2**33 pixels do. A floor below 2**-97 would make 2**30 / floor infinite in float32.
-_BITS = {torch.float32: 30, torch.float64: 48}
+# The floor of the scale's maximum: one below 2**-97 would make 2**30 / floor infinite in float32.
 _FLOOR = {torch.float32: 2.0**-90, torch.float64: 2.0**-900}
+# Bits of a sum that are always free of overflow in int64.
+_SUM_BITS = 62
+
+
+def quantised_bits(dtype: torch.dtype, num_terms: int) -> int:
+    """Return the bits of one quantised value, so that ``num_terms`` of them add up without overflow in int64.
+
+    30 for float32 (maps of up to 2**32 pixels), a little more than its significand; up to 48 for float64.
+    """
+    wanted = 48 if dtype == torch.float64 else 30
+    return min(wanted, _SUM_BITS - (num_terms - 1).bit_length())
 
 
 def working_dtype(dtype: torch.dtype) -> torch.dtype:
@@ -46,17 +55,18 @@ def energy_map(x: Tensor, power: int) -> Tensor:
     return sum_channels(x * x if power == 2 else x.abs())
 
 
-def quantise(values: Tensor, largest: Tensor) -> Tensor:
-    """Return ``values`` as int64 on the scale on which ``largest`` is 2**30 (2**48 for float64).
+def quantise(values: Tensor, largest: Tensor, bits: int) -> Tensor:
+    """Return ``values`` as int64 on the scale on which ``largest`` is 2**bits.
 
     Args:
         values: float32 or float64, of any shape.
         largest: the largest magnitude each value is measured against; broadcastable to ``values``. Where it is not
             finite the result is 0, and no NaN is ever cast to an integer (that is undefined and differs by platform).
+        bits: see `quantised_bits`.
     """
     finite = torch.isfinite(largest)
     ceiling = torch.where(finite, largest, 1.0).clamp_min(_FLOOR[values.dtype])
-    scale = 2.0 ** _BITS[values.dtype] / ceiling
+    scale = 2.0**bits / ceiling
     return torch.round(torch.where(finite, values, 0.0) * scale).to(torch.int64)
 
 
@@ -75,7 +85,9 @@ def exact_spatial_mean(x: Tensor) -> Tensor:
     """
     wide = x.to(working_dtype(x.dtype))
     largest = wide.abs().amax(dim=(2, 3))
-    total = quantise(wide, largest[:, :, None, None]).sum(dim=(2, 3)).to(wide.dtype)
+    num_pixels = x.shape[2] * x.shape[3]
+    bits = quantised_bits(wide.dtype, num_pixels)
+    total = quantise(wide, largest[:, :, None, None], bits).sum(dim=(2, 3)).to(wide.dtype)
     # 0 * inf and 0 * NaN are NaN: the non-finite channel shows itself in the mean.
-    unit = largest.clamp_min(_FLOOR[wide.dtype]) * 2.0 ** -_BITS[wide.dtype]
-    return (total * unit / (x.shape[2] * x.shape[3])).to(x.dtype)
+    unit = largest.clamp_min(_FLOOR[wide.dtype]) * 2.0**-bits
+    return (total * unit / num_pixels).to(x.dtype)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from aps_deploy.polyphase.criteria import Criterion, SelectionMode, is_additive, keeps_smallest
 from aps_deploy.polyphase.definition import check_divisible, polyphase_components
-from aps_deploy.polyphase.exact import component_sums, energy_map, quantise, working_dtype
+from aps_deploy.polyphase.exact import component_sums, energy_map, quantise, quantised_bits, working_dtype
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,8 @@ def component_scores(x: Tensor, stride: int, criterion: Criterion, selection: Se
     if is_additive(criterion) and selection == "exact":
         energy = energy_map(x, power=2 if criterion.startswith("l2") else 1)
         largest = energy.amax(dim=(1, 2), keepdim=True)
-        return component_sums(quantise(energy, largest), stride)
+        bits = quantised_bits(energy.dtype, x.shape[2] * x.shape[3] // stride**2)
+        return component_sums(quantise(energy, largest, bits), stride)
     components = polyphase_components(x.to(working_dtype(x.dtype)), stride).flatten(2)
     if criterion == "max":
         scores = components.amax(dim=2)

@@ -189,7 +189,7 @@ class ModelMetadata:
             class_names=None if class_names is None else tuple(class_names),
             preprocessing=getattr(model, "preprocessing", None),
             size_divisor=model.size_divisor,
-            min_size=model.spec.min_size,
+            min_size=model.min_size,
             selection=arguments["selection"] if layers else None,
             criterion=arguments["criterion"] if layers else None,
             selection_layers=layers,

@@ -67,6 +67,18 @@ def test_every_smallest_size_works() -> None:
             assert model(torch.zeros(1, 3, *[spec(name).min_size] * 2)).shape == (1, 10)
 
 
+@pytest.mark.parametrize("filter_size", range(1, 8))
+@pytest.mark.parametrize("base", ["resnet20_aps", "resnet18_lpf", "resnet18_aps"])
+def test_smallest_sizes_with_zero_padding(base: str, filter_size: int) -> None:
+    model = create_model(f"{base}{filter_size}", num_classes=2, padding="zeros").eval()
+    assert model.min_size == model.spec.total_stride * (2 if filter_size > 3 else 1)
+    with torch.inference_mode():
+        assert model(torch.zeros(1, 3, model.min_size, model.min_size)).shape == (1, 2)
+        if model.min_size > model.spec.total_stride:
+            with pytest.raises(InputError, match="needs a larger map"):
+                model(torch.zeros(1, 3, model.spec.total_stride, model.spec.total_stride))
+
+
 @pytest.mark.parametrize(
     ("arch", "filter_size", "recipe", "name"),
     [

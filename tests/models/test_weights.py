@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import errno
 import pickle
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import torch
 import torchvision
+from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from aps_deploy.errors import ApsError, InputError
@@ -152,6 +154,39 @@ def test_checkpoint_round_trip(tmp_path: Path) -> None:
     )
     assert again.checkpoint.sha256 == sha256_of(path) and again.checkpoint.training == {"seed": 4}
     assert [p.name for p in tmp_path.iterdir()] == ["m.safetensors"]
+
+
+@pytest.mark.parametrize(
+    "document",
+    ["{", "[]", '{"format": 1}', '{"format": 1, "model": {"name": "resnet20", "wings": 2}}', '{"format": 9}'],
+)
+def test_damaged_or_newer_metadata_is_one_sentence(document: str, tmp_path: Path) -> None:
+    path = save_checkpoint(tmp_path / "m.safetensors", create_model("resnet20"), preprocessing=CIFAR10)
+    save_file(load_file(path), path, metadata={"aps_deploy": document})
+    with pytest.raises(InputError, match=r"damaged, or was written by a newer version|this version reads 1"):
+        load_checkpoint(path)
+
+
+def test_what_needs_no_import_is_refused(tmp_path: Path) -> None:
+    ours = save_checkpoint(tmp_path / "m.safetensors", create_model("resnet20_aps3"), preprocessing=CIFAR10)
+    with pytest.raises(InputError, match="is a checkpoint of aps-deploy already"):
+        import_weights(ours, tmp_path / "again.safetensors")
+    torch.save(create_model("resnet20").state_dict(), tmp_path / "last.pt")
+    shutil.copyfile(ours, tmp_path / "last.safetensors")
+    with pytest.raises(InputError, match=r"training state of a run; its network is .*last\.safetensors"):
+        import_weights(tmp_path / "last.pt", tmp_path / "again.safetensors")
+    with pytest.raises(InputError, match=r"ends in \.safetensors"):
+        save_checkpoint(tmp_path / "m.pt", create_model("resnet20"), preprocessing=CIFAR10)
+    save_file(create_model("resnet20").state_dict(), tmp_path / "plain.safetensors")
+    before = (tmp_path / "plain.safetensors").read_bytes()
+    with pytest.raises(InputError, match="is the source itself"):
+        import_weights(tmp_path / "plain.safetensors", tmp_path / "plain.safetensors")
+    assert (tmp_path / "plain.safetensors").read_bytes() == before
+    (tmp_path / "f.onnx").write_bytes(b"")
+    with pytest.raises(InputError, match="is an exported file"):
+        load_checkpoint(tmp_path / "f.onnx")
+    with pytest.raises(InputError, match="is a folder"):
+        load_checkpoint(tmp_path)
 
 
 def test_half_precision_on_disk_is_widened_on_loading(tmp_path: Path) -> None:

@@ -101,6 +101,15 @@ def test_exact_mean_of_zeros_tiny_and_huge_maps() -> None:
         torch.testing.assert_close(exact_mean(x), x.double().mean((2, 3)).float(), rtol=1e-6, atol=0)
 
 
+def test_large_float64_maps_do_not_overflow() -> None:
+    x = torch.ones(1, 1, 512, 512, dtype=torch.float64)
+    x[0, 0, 1::2, 1::2] = 1.5
+    result = select(x)
+    assert int(result.index) == 3
+    assert bool((result.scores > 0).all())
+    assert float(exact_mean(x)) == pytest.approx(1.125, rel=1e-12)
+
+
 @pytest.mark.parametrize("shape", [(2, 3, 7, 7), (1, 5, 14, 14), (3, 2, 5, 9)])
 def test_exact_mean_does_not_depend_on_position(shape: tuple[int, ...]) -> None:
     x = torch.randn(shape, generator=torch.Generator().manual_seed(8))
