@@ -40,6 +40,7 @@ def test_logits_of_a_strided_network_do_change() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(3600)  # minutes where the machine is idle
 @pytest.mark.parametrize("batch", [1, 8])
 def test_imagenet_network_at_full_size(batch: int) -> None:
     _, proto = exported("resnet18_aps3", 224, "where")
