@@ -42,23 +42,25 @@ class Measurement:
         model: name of the network.
         form: how the file states its selection, or ``checkpoint``.
         runtime: what ran it.
+        device: where, ``cpu`` or ``cuda``.
         num_images: images behind accuracy and parity.
         accuracy_percent: share classified right.
         consistency: agreement under the shifts.
         parity: largest absolute difference of a logit to the PyTorch network.
         latency_ms: median time for one image, in milliseconds.
-        verified: whether ``verify`` passed; None where it was not run.
+        verified: whether ``verify`` passed.
     """
 
     model: str
     form: str
     runtime: str
+    device: str
     num_images: int
     accuracy_percent: float
     consistency: Consistency
     parity: float
     latency_ms: float
-    verified: bool | None
+    verified: bool
 
 
 def measure(
@@ -69,7 +71,7 @@ def measure(
     runtime: str,
     workload: Workload,
     checkpoint: Path,
-    verified: bool | None,
+    verified: bool,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Measurement:
     """Return the line of one file in one runtime.
@@ -88,7 +90,8 @@ def measure(
     assert data.labels is not None
     with open_session(checkpoint, runtime="torch", device="cpu") as reference:
         expected = predict_logits(reference, data.images, batch_size=_BATCH_SIZE)
-    with open_session(path, runtime=runtime, device="cpu") as session:
+    with open_session(path, runtime=runtime) as session:
+        device = session.device
         logits = predict_logits(session, data.images, batch_size=_BATCH_SIZE)
         consistency = measure_consistency(
             session,
@@ -102,6 +105,7 @@ def measure(
         model=model,
         form=form,
         runtime=runtime,
+        device=device,
         num_images=len(data),
         accuracy_percent=100 * float((logits.argmax(axis=1) == data.labels).mean()),
         consistency=consistency,

@@ -21,7 +21,7 @@ from aps_deploy.demo.samples import sample_folder, write_training_tree
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.export import export_checkpoint
 from aps_deploy.files import write_json
-from aps_deploy.images import ImageSet, load_folder
+from aps_deploy.images import ImageSet, find_images, load_folder
 from aps_deploy.models import load_checkpoint, packaged_models
 from aps_deploy.runtimes import available_runtimes, resolve_runtime
 from aps_deploy.training.loop import TrainResult, run_training
@@ -100,32 +100,32 @@ def run_demo(
 ) -> DemoResult:
     """Train, export, verify and compare, and leave everything in the output folder.
 
+    What an earlier demonstration left there is replaced once the new one is whole, and kept when it does not get so far.
+
     Args:
         settings: None for the defaults.
         report: told in one sentence what is being done.
         progress: told how far a long measurement is.
 
     Raises:
-        InputError: the output folder holds something else.
+        InputError: the output folder holds something else, or too many images are asked for.
         ApsError: a step failed.
     """
     settings = settings or DemoSettings()
     started = time.monotonic()
-    out_dir = settings.out_dir
+    out_dir = settings.out_dir.resolve()
+    _check_settings(settings)
     _check_replaceable(out_dir)
     out_dir.parent.mkdir(parents=True, exist_ok=True)
-    # Made aside and renamed when whole: a demonstration that was stopped leaves the last one as it was.
     work = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
     with _cleaned_up_when_killed(), _removed_unless_renamed(work):
         measurements, trained_here = _steps(settings, work, report, progress)
         write_json(work / RESULTS_FILE, [_as_json(line) for line in measurements])
-        if out_dir.exists():
-            shutil.rmtree(out_dir)
         work.chmod(0o755)
-        os.replace(work, out_dir)
+        _put_in_place(work, out_dir)
     return DemoResult(
         measurements=measurements,
-        all_verified=all(line.verified is not False for line in measurements if line.model == APS),
+        all_verified=all(line.verified for line in measurements if line.model == APS),
         picture=out_dir / PICTURE_FILE,
         results=out_dir / RESULTS_FILE,
         trained_here=trained_here,
@@ -158,9 +158,45 @@ def _cleaned_up_when_killed() -> Iterator[None]:
         signal.signal(signal.SIGTERM, previous)
 
 
+def _check_settings(settings: DemoSettings) -> None:
+    available = len(find_images(sample_folder()))
+    if not 1 <= settings.num_shifted <= available:
+        raise InputError(f"--images {settings.num_shifted} is not possible: the package brings {available} images.")
+    if settings.fine_tune_epochs < 1:
+        raise InputError(f"--epochs {settings.fine_tune_epochs} trains nothing; give 1 or more.")
+
+
 def _check_replaceable(out_dir: Path) -> None:
-    if out_dir.exists() and not (out_dir / RESULTS_FILE).is_file():
+    if out_dir == Path.cwd():
+        raise InputError("the demonstration cannot replace the current folder; give a new one with --out-dir.")
+    if not out_dir.exists():
+        return
+    if not out_dir.is_dir() or not (out_dir / RESULTS_FILE).is_file():
         raise InputError(f"{out_dir} exists and was not made by the demonstration; give another folder with --out-dir.")
+    foreign = sorted(entry.name for entry in out_dir.iterdir() if not _is_own(entry.name))
+    if foreign:
+        raise InputError(
+            f"{out_dir} holds {foreign[0]}, which is not the demonstration's; move it away, or give another --out-dir."
+        )
+
+
+def _is_own(name: str) -> bool:
+    return (
+        name in (RESULTS_FILE, PICTURE_FILE, "images", "fine-tuned", STRIDED, APS)
+        or name.startswith(f"{STRIDED}.")
+        or (name.startswith(f"{APS}."))
+    )
+
+
+def _put_in_place(work: Path, out_dir: Path) -> None:
+    """Rename ``work`` to ``out_dir``; an earlier folder is deleted last, so that one of the two is always whole."""
+    old = None
+    if out_dir.exists():
+        old = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-old-", dir=out_dir.parent))
+        os.replace(out_dir, old)
+    os.replace(work, out_dir)
+    if old is not None:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _steps(
@@ -168,7 +204,7 @@ def _steps(
 ) -> tuple[tuple[Measurement, ...], bool]:
     checkpoints, trained_here = _networks(settings, work, report)
     files = _export(checkpoints, work, report)
-    verdicts = _verify(checkpoints, files, report, progress)
+    verdicts = _verify(work, checkpoints, files, report, progress)
     return _compare(settings, work, checkpoints, files, verdicts, report, progress), trained_here
 
 
@@ -220,14 +256,26 @@ def _export(checkpoints: dict[str, Path], work: Path, report: Report) -> list[Ex
 
 
 def _verify(
-    checkpoints: dict[str, Path], files: list[ExportedFile], report: Report, progress: Progress | None
-) -> dict[Path, bool]:
-    """Return the verdict of ``verify`` on every file, leaving the certificates beside them."""
-    report("verifying every file against its checkpoint")
-    return {
-        file.path: verify_path(file.path, checkpoints[file.model], sample_folder(), progress=progress).passed
-        for file in files
-    }
+    work: Path, checkpoints: dict[str, Path], files: list[ExportedFile], report: Report, progress: Progress | None
+) -> dict[tuple[Path, str], bool]:
+    """Return the verdict of ``verify`` on every file in every runtime, leaving the certificates in ``work``."""
+    report("verifying every file against its checkpoint, in every runtime of this machine")
+    verdicts = {}
+    for file in _with_checkpoints(checkpoints, files):
+        for runtime in file.runtimes():
+            slow = runtime == "onnx-reference"
+            certificate = verify_path(
+                file.path,
+                checkpoints[file.model],
+                sample_folder(),
+                num_images=_REFERENCE_IMAGES if slow else None,
+                shifts=_REFERENCE_SHIFTS if slow else "group",
+                runtime=runtime,
+                output=work / f"{file.model}.{file.form}.{runtime}.certificate.json",
+                progress=progress,
+            )
+            verdicts[file.path, runtime] = certificate.passed
+    return verdicts
 
 
 def _compare(
@@ -235,7 +283,7 @@ def _compare(
     work: Path,
     checkpoints: dict[str, Path],
     files: list[ExportedFile],
-    verdicts: dict[Path, bool],
+    verdicts: dict[tuple[Path, str], bool],
     report: Report,
     progress: Progress | None,
 ) -> tuple[Measurement, ...]:
@@ -259,7 +307,7 @@ def _compare(
                 runtime=runtime,
                 workload=brief if runtime == "onnx-reference" else full,
                 checkpoint=checkpoints[file.model],
-                verified=verdicts.get(file.path) if runtime == "onnxruntime" else None,
+                verified=verdicts[file.path, runtime],
                 progress=progress,
             )
             lines.append(line)

@@ -25,14 +25,14 @@ def demo_table(lines: Sequence[Measurement]) -> Table:
         table.add_row(
             line.model if previous != line.model else "",
             line.form if line.form == "checkpoint" else f"onnx, {line.form}",
-            line.runtime,
+            f"{line.runtime}, {line.device}",
             f"{line.accuracy_percent:.1f} %",
             f"{line.consistency.top1_percent:.2f} %",
             f"{line.consistency.identical_pairs_percent:.2f} %",
             f"{line.consistency.num_images} x {line.consistency.num_shifts:,}",
             f"{line.parity:.1e}",
             f"{line.latency_ms:.1f} ms",
-            {True: "passed", False: "FAILED", None: ""}[line.verified],
+            "passed" if line.verified else "FAILED",
         )
         previous = line.model
     table.caption = (

@@ -50,7 +50,7 @@ def test_a_measurement_and_its_table(tmp_path: Path) -> None:
         runtime="torch",
         workload=Workload(data, data.images[:4], shifts),
         checkpoint=path,
-        verified=None,
+        verified=True,
     )
     assert line.parity == 0
     assert line.consistency.num_pairs == 12
@@ -77,6 +77,38 @@ def test_a_folder_of_somebody_else_is_left_alone(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="was not made by the demonstration"):
         run_demo(DemoSettings(out_dir=tmp_path))
     assert [p.name for p in tmp_path.iterdir()] == ["keep.txt"]
+
+
+def test_files_beside_an_earlier_demonstration_are_left_alone(tmp_path: Path) -> None:
+    (tmp_path / "demo.json").write_text("[]")
+    (tmp_path / "thesis.tex").write_text("mine")
+    with pytest.raises(InputError, match=r"holds thesis\.tex, which is not the demonstration's"):
+        run_demo(DemoSettings(out_dir=tmp_path))
+    assert (tmp_path / "thesis.tex").read_text() == "mine"
+
+
+def test_the_current_folder_is_not_replaced(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "demo.json").write_text("[]")
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(InputError, match="cannot replace the current folder"):
+        run_demo(DemoSettings(out_dir=Path(".")))
+
+
+@pytest.mark.parametrize(
+    ("images", "epochs", "message"), [(257, 1, "brings 256 images"), (0, 1, "256"), (1, 0, "--epochs 0")]
+)
+def test_impossible_settings(images: int, epochs: int, message: str, tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=message):
+        run_demo(DemoSettings(out_dir=tmp_path / "d", num_shifted=images, fine_tune_epochs=epochs))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_earlier_demonstration_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(running, "_steps", lambda *args: ((), True))
+    for _ in range(2):
+        run_demo(DemoSettings(out_dir=tmp_path / "demo"))
+        assert [p.name for p in tmp_path.iterdir()] == ["demo"]
+        assert [p.name for p in (tmp_path / "demo").iterdir()] == ["demo.json"]
 
 
 def test_a_failed_demonstration_leaves_nothing_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
