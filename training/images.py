@@ -8,15 +8,16 @@ from __future__ import annotations
 
 import logging
 import signal
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import DataLoader, Dataset, default_collate
 
+from aps_deploy.errors import ApsError
 from aps_deploy.preprocessing import Preprocessing, load_image
 
 _LOGGER = logging.getLogger(__name__)
@@ -62,7 +63,7 @@ class MemoryImages:
         return MemoryImages(self.images[indices], self.labels[indices])
 
 
-class FileImages(Dataset[tuple[Tensor, int]]):
+class FileImages:
     """Image files, decoded, resized and cropped by loader processes on every pass."""
 
     def __init__(self, paths: Sequence[Path], labels: Tensor, preprocessing: Preprocessing, *, workers: int) -> None:
@@ -72,16 +73,17 @@ class FileImages(Dataset[tuple[Tensor, int]]):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        return decode(self.paths[index], self.preprocessing), int(self.labels[index])
-
     def batches(self, index_batches: Sequence[Tensor]) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield images (B, 3, H, W) uint8 and labels (B,) int64 of each index batch."""
+        """Yield images (B, 3, H, W) uint8 and labels (B,) int64 of each index batch.
+
+        Raises:
+            InputError: a file is missing, truncated or no image.
+        """
         if not index_batches:
-            return iter(())
+            return
         loader = DataLoader(
-            self,
-            batch_sampler=[indices.tolist() for indices in index_batches],
+            _FileBatches(self, index_batches),
+            batch_size=None,
             num_workers=self.workers,
             pin_memory=torch.cuda.is_available(),
             worker_init_fn=_leave_signals_to_the_loop,
@@ -89,12 +91,38 @@ class FileImages(Dataset[tuple[Tensor, int]]):
             # resumed run restores, alone.
             generator=torch.Generator().manual_seed(0),
         )
-        return iter(loader)
+        for batch in loader:
+            if isinstance(batch, ApsError):
+                raise batch
+            images, labels = batch
+            yield images, labels
 
     def subset(self, indices: Tensor) -> FileImages:
         """Return the images at `indices`, renumbered from 0."""
         paths = [self.paths[index] for index in indices.tolist()]
         return FileImages(paths, self.labels[indices], self.preprocessing, workers=self.workers)
+
+
+class _FileBatches(Dataset[tuple[Tensor, Tensor] | ApsError]):
+    """The batches of one pass; an unreadable file comes as the error itself.
+
+    An exception that crosses from a loader process would arrive with that process's traceback as its text.
+    """
+
+    def __init__(self, files: FileImages, index_batches: Sequence[Tensor]) -> None:
+        self._files, self._index_batches = files, index_batches
+
+    def __len__(self) -> int:
+        return len(self._index_batches)
+
+    def __getitem__(self, number: int) -> tuple[Tensor, Tensor] | ApsError:
+        files, indices = self._files, self._index_batches[number]
+        try:
+            decoded = [decode(files.paths[index], files.preprocessing) for index in indices.tolist()]
+        except ApsError as error:
+            return error
+        # Stacks into shared memory where this is a loader process.
+        return default_collate(decoded), files.labels[indices]
 
 
 def _leave_signals_to_the_loop(worker: int) -> None:
@@ -120,7 +148,6 @@ def open_images(
     preprocessing: Preprocessing,
     *,
     workers: int,
-    on_decoded: Callable[[int], None] | None = None,
 ) -> LabelledImages:
     """Return the images, in memory if they are small and few enough, else read from disk on every pass.
 
@@ -129,7 +156,6 @@ def open_images(
         labels: (N,) int64 class numbers.
         preprocessing: Resize and crop.
         workers: Loader processes, where the images stay on disk.
-        on_decoded: Called with 1 after each image that is decoded into memory.
     """
     side = preprocessing.image_size
     if side > _MEMORY_LIMIT_SIDE or len(paths) * 3 * side * side > _MEMORY_LIMIT_BYTES:
@@ -137,7 +163,5 @@ def open_images(
     images = torch.empty(len(paths), 3, side, side, dtype=torch.uint8)
     for number, path in enumerate(paths):
         images[number] = decode(path, preprocessing)
-        if on_decoded is not None:
-            on_decoded(1)
     _LOGGER.debug("decoded %d images of %d x %d into memory", len(paths), side, side)
     return MemoryImages(images, labels)

@@ -21,7 +21,15 @@ from aps_deploy.training.data import TrainData, load_data
 from aps_deploy.training.images import LabelledImages
 from aps_deploy.training.interrupt import StopRequest
 from aps_deploy.training.metrics import METRICS_FILE, append_metrics, keep_epochs, read_metrics
-from aps_deploy.training.outputs import BEST_FILE, LAST_FILE, SETTINGS_FILE, check_out_dir, make_out_dir, save_progress
+from aps_deploy.training.outputs import (
+    BEST_FILE,
+    LAST_FILE,
+    SETTINGS_FILE,
+    check_out_dir,
+    make_out_dir,
+    save_progress,
+    save_training_state,
+)
 from aps_deploy.training.precision import find_arithmetic, find_device
 from aps_deploy.training.process import Process
 from aps_deploy.training.progress import Progress
@@ -136,11 +144,13 @@ def setup(settings: TrainSettings) -> tuple[Run, dict[str, Any] | None]:
 def main(run: Run, stored: dict[str, Any] | None) -> TrainResult:
     """Fit from the start or from a stored state, test, and return the result."""
     make_out_dir(run.out_dir)
-    if stored is None:
-        write_json(run.out_dir / SETTINGS_FILE, run.settings.to_dict())
-    else:
+    if stored is not None:
         _restore(run, stored)
     with StopRequest() as stop, Progress(run.settings.progress) as progress:
+        if stored is None and run.is_main:
+            # The state first, so that whatever stops the first epoch leaves a folder that --resume accepts.
+            save_training_state(run.out_dir, run.trainer, run.position, run.settings)
+            write_json(run.out_dir / SETTINGS_FILE, run.settings.to_dict())
         fit(run, stop, progress)
         test = None
         if run.position.epoch == run.num_epochs and run.data.test is not None and not stop:

@@ -91,6 +91,15 @@ def save_progress(
             class_names=data.class_names,
             training=training,
         )
+    save_training_state(out_dir, trainer, position, settings)
+
+
+def save_training_state(out_dir: Path, trainer: Trainer, position: Position, settings: TrainSettings) -> None:
+    """Write the training state alone, which is all that `--resume` needs.
+
+    Raises:
+        ApsError: the disk is full; the older state is still whole.
+    """
     save_state(
         out_dir / STATE_FILE,
         model=trainer.model,
@@ -98,5 +107,4 @@ def save_progress(
         scaler=trainer.scaler,
         position=position,
         settings=settings.to_dict(),
-        model_arguments=trainer.model.arguments,
     )

@@ -55,7 +55,6 @@ def save_state(
     scaler: torch.amp.GradScaler,
     position: Position,
     settings: dict[str, Any],
-    model_arguments: dict[str, Any],
 ) -> None:
     """Write everything a continuation needs; an older file stays valid until the new one is on disk.
 
@@ -65,7 +64,6 @@ def save_state(
     document = {
         "format": _FORMAT,
         "model": model.state_dict(),
-        "model_arguments": model_arguments,
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
         "position": dataclasses.asdict(position),

@@ -159,6 +159,24 @@ class TestTrain:
         )
         is_one_sentence(result, "--label-smoothing", "2")
 
+    def test_truncated_image_met_by_a_loader_process(self, invoke: Invoke, folder: Path, tmp_path: Path) -> None:
+        for name in ("cat", "dog"):
+            (tmp_path / "data" / "train" / name).mkdir(parents=True)
+            for number in range(2):
+                noise = Image.effect_noise((100, 100), 80).convert("RGB")
+                noise.save(tmp_path / "data" / "train" / name / f"{number}.png")
+        broken = tmp_path / "data" / "train" / "dog" / "1.png"
+        whole = broken.read_bytes()
+        broken.write_bytes(whole[: len(whole) // 2])
+        run = ("--out-dir", folder / "run")
+        result = invoke(
+            *("train", "--arch", "resnet20", "--recipe", "fast", "--data", tmp_path / "data", *run),
+            *("--image-size", "100", "--workers", "1", "--batch-size", "2", "--epochs", "1"),
+        )
+        is_one_sentence(result, str(broken), "cannot be read")
+        broken.write_bytes(whole)
+        assert invoke("train", "--resume", *run).exit_code == 0
+
 
 class TestImport:
     def test_missing_file(self, invoke: Invoke, folder: Path) -> None:

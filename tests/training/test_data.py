@@ -14,12 +14,13 @@ from torchvision.datasets import ImageFolder
 
 from aps_deploy.errors import InputError
 from aps_deploy.preprocessing import IMAGENET
-from aps_deploy.training.data import load_data, split_order
+from aps_deploy.training.data import load_data, preprocessing_of, split_order
 from aps_deploy.training.images import FileImages, MemoryImages, open_images
 from aps_deploy.training.recipes import RECIPES
 from tests.training.conftest import CLASSES, write_class_folders
 
 FAST = RECIPES["fast"]
+FAST_PREPROCESSING = preprocessing_of(FAST)
 
 
 def test_the_authors_split() -> None:
@@ -133,3 +134,18 @@ def test_a_truncated_image_is_named(tmp_path: Path) -> None:
     broken.write_bytes(broken.read_bytes()[:200])
     with pytest.raises(InputError, match=r"green/001\.png cannot be read"):
         load_data(tmp_path, FAST)
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_truncated_image_is_named_by_the_loader_too(tmp_path: Path, workers: int) -> None:
+    write_class_folders(tmp_path, per_class=2)
+    paths = sorted(tmp_path.rglob("*.png"))
+    paths[3].write_bytes(paths[3].read_bytes()[:200])
+    files = FileImages(paths, torch.arange(6), FAST_PREPROCESSING, workers=workers)
+    batches = files.batches(list(torch.arange(6).split(2)))
+    assert next(batches)[1].tolist() == [0, 1]
+    with pytest.raises(
+        InputError, match=r"^image .*green/001\.png cannot be read \(.*\); accepted are .*\.$"
+    ) as raised:
+        next(batches)
+    assert "\n" not in str(raised.value)

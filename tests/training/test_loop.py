@@ -107,7 +107,7 @@ def test_a_full_disk_leaves_the_state_before_it(
     def filling(self: Path, data: bytes) -> int:
         nonlocal count
         count += self.suffix == ".pt"
-        if count == 2:
+        if count == 3:  # after the initial state and that of the first epoch
             original(self, bytes(data)[:1000])
             raise OSError(errno.ENOSPC, "No space left on device")
         return original(self, data)
@@ -122,6 +122,27 @@ def test_a_full_disk_leaves_the_state_before_it(
     whole = run_training(settings(arch="resnet20", out_dir=tmp_path / "whole"))
     assert resumed.epochs == 2 and resumed.test == whole.test
     assert [record["epoch"] for record in read_metrics(tmp_path / "run" / "metrics.jsonl")] == [1, 2]
+
+
+def test_an_unreadable_image_in_the_first_epoch_loses_nothing(settings: Settings, tmp_path: Path) -> None:
+    """Large images are decoded while the run goes on; with the file repaired, the run continues as if it never broke."""
+    write_class_folders(tmp_path / "data" / "train", per_class=4, side=100)
+    broken = tmp_path / "data" / "train" / "green" / "002.png"
+    content = broken.read_bytes()
+    broken.write_bytes(content[: len(content) // 2])
+    options = {"arch": "resnet20", "data": tmp_path / "data", "image_size": 100, "workers": 2, "batch_size": 4}
+    with pytest.raises(InputError, match=r"^image .*green/002\.png cannot be read .*\.$") as raised:
+        run_training(settings(**options))
+    assert "\n" not in str(raised.value)
+    assert {path.name for path in (tmp_path / "run").iterdir()} == {"settings.json", "last.pt"}
+    with pytest.raises(InputError, match="add --resume to continue its run"):
+        run_training(settings(**options))
+    broken.write_bytes(content)
+    resumed = run_training(TrainSettings(out_dir=tmp_path / "run", resume=True))
+    whole = run_training(settings(**options, out_dir=tmp_path / "whole"))
+    assert resumed.epochs == whole.epochs == 2
+    states = [load_state(tmp_path / name / "last.pt")["model"] for name in ("run", "whole")]
+    assert all(torch.equal(tensor, states[1][key]) for key, tensor in states[0].items())
 
 
 def test_output_folder_in_use(settings: Settings, tmp_path: Path) -> None:
