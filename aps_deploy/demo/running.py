@@ -41,7 +41,7 @@ PICTURE_FILE = "shift-heat-map.png"
 _REFERENCE_IMAGES = 8
 _REFERENCE_SHIFTS = 3
 # Without packaged networks the demonstration trains its own, on too few images to be good, which it says.
-_OWN_EPOCHS = 30
+_OWN_EPOCHS = 10
 
 
 @dataclass(frozen=True)
@@ -100,7 +100,7 @@ def run_demo(
 ) -> DemoResult:
     """Train, export, verify and compare, and leave everything in the output folder.
 
-    What an earlier demonstration left there is replaced once the new one is whole, and kept when it does not get so far.
+    What an earlier demonstration left there is replaced once the new one is whole, and kept until then.
 
     Args:
         settings: None for the defaults.
@@ -181,11 +181,8 @@ def _check_replaceable(out_dir: Path) -> None:
 
 
 def _is_own(name: str) -> bool:
-    return (
-        name in (RESULTS_FILE, PICTURE_FILE, "images", "fine-tuned", STRIDED, APS)
-        or name.startswith(f"{STRIDED}.")
-        or (name.startswith(f"{APS}."))
-    )
+    folders_and_results = {RESULTS_FILE, PICTURE_FILE, "images", "fine-tuned", STRIDED, APS}
+    return name in folders_and_results or name.startswith((f"{STRIDED}.", f"{APS}."))
 
 
 def _put_in_place(work: Path, out_dir: Path) -> None:
