@@ -56,8 +56,9 @@ class Certificate:
     """Everything that a verification found.
 
     Attributes:
-        file: the verified file: name, sha256, kind, precision, polyphase form.
-        reference: the float32 model it was compared with: name, sha256, architecture.
+        file: the verified file: name, sha256, architecture, precision, polyphase form, and the options it declares.
+        reference: the float32 model it was compared with: name, sha256, architecture, and the options that say what
+            is promised: selection mode, criterion, padding.
         checks: one entry per gate.
         counts: images, shifts, selections by verdict (agreed, explained, unexplained, tied, at_risk).
         environment: runtime, device, providers, versions.

@@ -90,6 +90,13 @@ GATES: dict[str, GateSpec] = {
     "missing_outputs": GateSpec(
         "<=", _same(0), "outputs", "a file that lacks an output it declares cannot be audited"
     ),
+    "declared_differently": GateSpec(
+        "<=", _same(0), "options", "the file must be what the reference is, not what it says of itself"
+    ),
+    "unaudited_layers": GateSpec(
+        "<=", _same(0), "layers",
+        "where the reference selects, the file must report every choice and name its values, or nobody can tell",
+    ),
     "changed_bytes": GateSpec(
         "<=", _same(0), "files", "the file's hash must be the one its export wrote beside it"
     ),

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
     from aps_deploy.preprocessing import Preprocessing
+    from aps_deploy.runtimes import ModelMetadata
 
 
 @dataclasses.dataclass(frozen=True)
@@ -67,6 +68,13 @@ class Reference:
     def selection_layers(self) -> tuple[str, ...]:
         """Module paths of the L selecting layers."""
         return tuple(self.model.selection_layers)
+
+    @property
+    def promised(self) -> ModelMetadata:
+        """The reference described as a file describes itself: what a file made from it must declare and keep."""
+        from aps_deploy.runtimes import ModelMetadata
+
+        return ModelMetadata.from_model(self.model)
 
     @property
     def total_stride(self) -> int:

@@ -1,8 +1,9 @@
 """What can be read off the graph without running it: faults that a run on friendly images would not show.
 
 Upstream of every data-dependent choice (which component, which values are finite) all arithmetic must be float32,
-float64 or integer, sums over positions must be integer, and ties must have an order. Where the file declares circular
-padding every pad must wrap; where it declares exact pooling no mean over positions may be a float one.
+float64 or integer, sums over positions must be integer, and ties must have an order. What is promised
+beyond that is the reference's to say: with circular padding every pad must wrap, with exact selection sums over
+positions are integer ones, and no mean over positions may be a float one.
 """
 
 from __future__ import annotations
@@ -53,19 +54,21 @@ class Finding:
     message: str
 
 
-def check_graph(model: onnx.ModelProto, metadata: ModelMetadata) -> tuple[Finding, ...]:
+def check_graph(model: onnx.ModelProto, metadata: ModelMetadata, promised: ModelMetadata) -> tuple[Finding, ...]:
     """Return every fault of an ONNX model without model-local functions; none means that the rules hold.
 
     Args:
         model: see `instrument.load_inlined`.
-        metadata: what the file declares: its selections, padding and whether it is one of this project's.
+        metadata: the file's own, which names the values of its selections and is believed in nothing else.
+        promised: the reference's: how it selects and pads.
     """
     graph = GraphView(model)
-    findings = [*_opaque(graph), *_missing_selections(graph, metadata), *_choices(graph, metadata)]
-    if metadata.is_known:
-        findings.extend(_missing_integer_sums(graph, metadata))
+    findings = [*_opaque(graph), *_missing_selections(graph, metadata, promised)]
+    findings.extend(_choices(graph, metadata, exact=_is_exact(promised)))
+    if promised.is_known:
+        findings.extend(_missing_integer_sums(graph, metadata, promised))
         findings.extend(_float_pooling(graph))
-        if metadata.arguments.get("padding", "circular") == "circular":
+        if promised.arguments.get("padding", "circular") == "circular":
             findings.extend(_padding(graph))
     return tuple(dict.fromkeys(findings))
 
@@ -80,16 +83,22 @@ def _opaque(graph: GraphView) -> Iterator[Finding]:
             yield _finding("opaque", node, f"{node.op_type} holds graphs of its own, which are not looked into")
 
 
-def _missing_selections(graph: GraphView, metadata: ModelMetadata) -> Iterator[Finding]:
-    if len(metadata.selections) != metadata.num_selections:
-        message = f"the metadata lists {metadata.num_selections} selecting layers but {len(metadata.selections)} values"
+def _is_exact(promised: ModelMetadata) -> bool:
+    return promised.is_known and promised.arguments.get("selection", "exact") == "exact"
+
+
+def _missing_selections(graph: GraphView, metadata: ModelMetadata, promised: ModelMetadata) -> Iterator[Finding]:
+    named = tuple(entry.layer for entry in metadata.selections)
+    if named != promised.selection_layers:
+        listed, wanted = (", ".join(layers) or "no layer" for layers in (named, promised.selection_layers))
+        message = f"the metadata names the selections of {listed}; the network selects in {wanted}"
         yield Finding("selection-missing", "metadata", "", message)
     for entry in metadata.selections:
         for name in (entry.index, entry.scores):
             if not graph.has_value(name):
                 message = f"the selection of {entry.layer} has no value {name!r} in the graph"
                 yield Finding("selection-missing", name, "", message)
-    if metadata.num_selections and "polyphase_indices" in graph.outputs:
+    if metadata.selections and "polyphase_indices" in graph.outputs:
         made_of = {name for node in graph.upstream("polyphase_indices") for name in node.output}
         for entry in metadata.selections:
             if entry.index not in made_of:
@@ -97,8 +106,7 @@ def _missing_selections(graph: GraphView, metadata: ModelMetadata) -> Iterator[F
                 yield Finding("selection-missing", entry.index, "", message)
 
 
-def _choices(graph: GraphView, metadata: ModelMetadata) -> Iterator[Finding]:
-    exact = metadata.is_known and metadata.arguments.get("selection", "exact") == "exact"
+def _choices(graph: GraphView, metadata: ModelMetadata, *, exact: bool) -> Iterator[Finding]:
     for node in _selecting_nodes(graph, metadata):
         yield from _low_precision(graph, node)
         if node.op_type in _UNORDERED:
@@ -190,14 +198,13 @@ def _rounds_integers(graph: GraphView, node: onnx.NodeProto) -> bool:
     return is_sum and graph.element_type(node.input[0]) == TensorProto.INT64 and attribute(node, "to") in _FLOATS
 
 
-def _missing_integer_sums(graph: GraphView, metadata: ModelMetadata) -> Iterator[Finding]:
-    """Yield every choice that is declared exact and comes from no integer sum, whatever it comes from instead."""
-    exact = metadata.arguments.get("selection", "exact") == "exact"
-    if not exact or not str(metadata.criterion or "l2").startswith(("l1", "l2")):
+def _missing_integer_sums(graph: GraphView, metadata: ModelMetadata, promised: ModelMetadata) -> Iterator[Finding]:
+    """Yield every choice that is to be exact and comes from no integer sum, whatever it comes from instead."""
+    if not _is_exact(promised) or not str(promised.criterion or "l2").startswith(("l1", "l2")):
         return
     for entry in metadata.selections:
         if not any(_is_integer_sum(graph, node) for node in graph.upstream(entry.index, _is_network)):
-            message = f"the index of {entry.layer} comes from no integer sum; exact selection is declared"
+            message = f"the index of {entry.layer} comes from no integer sum; exact selection is promised"
             yield Finding("selection-sum", entry.index, "", message)
 
 
@@ -219,9 +226,9 @@ def _float_pooling(graph: GraphView) -> Iterator[Finding]:
             shape = graph.shape(node.output[0])
             whole_map = shape is not None and tuple(shape[2:]) == (1, 1)
         if whole_map:
-            yield _finding("pooling", node, f"{node.op_type} averages floats over positions; exact pooling is declared")
+            yield _finding("pooling", node, f"{node.op_type} averages floats over positions; exact pooling is promised")
     if not pooled_exactly:
-        yield Finding("pooling", "logits", "", "the logits come from no integer sum; exact pooling is declared")
+        yield Finding("pooling", "logits", "", "the logits come from no integer sum; exact pooling is promised")
 
 
 def _padding(graph: GraphView) -> Iterator[Finding]:
@@ -229,11 +236,11 @@ def _padding(graph: GraphView) -> Iterator[Finding]:
         if node.op_type == "Pad":
             mode = attribute(node, "mode", "constant")
             if mode != "wrap" and _pads_anything(graph, node):
-                yield _finding("padding", node, f"pads in mode {mode}; circular padding is declared")
+                yield _finding("padding", node, f"pads in mode {mode}; circular padding is promised")
         elif node.op_type in _WINDOWED:
             automatic = attribute(node, "auto_pad", "NOTSET")
             if any(attribute(node, "pads", ())) or automatic.startswith("SAME"):
-                yield _finding("padding", node, f"{node.op_type} pads with zeros; circular padding is declared")
+                yield _finding("padding", node, f"{node.op_type} pads with zeros; circular padding is promised")
 
 
 def _pads_anything(graph: GraphView, node: onnx.NodeProto) -> bool:

@@ -20,6 +20,7 @@ from aps_deploy.verification.consistency import (
     authors_consistency,
     measure_consistency,
 )
+from aps_deploy.verification.declaration import declared_differently, unaudited_layers
 from aps_deploy.verification.instrument import load_inlined, measure_scores
 from aps_deploy.verification.ledger import Ledger
 from aps_deploy.verification.parity import compare_logits
@@ -56,7 +57,9 @@ class Run:
         """Run every step on the open session."""
         self.ledger.record("file", "changed_bytes", len(byte_faults), fault="; ".join(byte_faults))
         graph = load_inlined(Path(file)) if self.session.runtime != "torch" else None
-        logits, indices = self._outputs(graph)
+        present = self._present(graph)
+        self._declaration(present, is_graph=graph is not None)
+        logits, indices = self._outputs(present)
         if graph is not None:
             self._static(graph)
         if logits is None:
@@ -70,10 +73,30 @@ class Run:
         self._consistency(_tied_images(trace) if agreement is None else agreement.tied_images)
         self._batches()
 
+    def _present(self, graph: onnx.ModelProto | None) -> set[str]:
+        # A session lends the name "logits" to whatever output comes first; the graph itself does not.
+        return set(self.session.output_names) if graph is None else {value.name for value in graph.graph.output}
+
+    def _declaration(self, present: set[str], *, is_graph: bool) -> None:
+        """Compare what the file says of itself with the reference, and ask it for evidence of every selection."""
+        declared, promised = self.session.metadata, self.reference.promised
+        if declared.is_known:
+            others = declared_differently(declared, promised)
+            self.details["declared_differently"] = list(others)
+            self.ledger.record("file", "declared_differently", len(others), fault="; ".join(others))
+        else:
+            self.ledger.not_applicable("file", "declared_differently", "the file declares nothing")
+        if not promised.num_selections:
+            self.ledger.not_applicable("file", "unaudited_layers", "the network selects nothing")
+            return
+        missing, lacks = unaudited_layers(declared, promised, present, is_graph=is_graph)
+        fault = f"the file is not auditable: {lacks}; the gate unaudited_layers=off measures it as far as that goes"
+        self.ledger.record("file", "unaudited_layers", missing, fault=fault)
+
     def _static(self, graph: onnx.ModelProto) -> None:
         from aps_deploy.verification.static_check import check_graph
 
-        findings = check_graph(graph, self.session.metadata)
+        findings = check_graph(graph, self.session.metadata, self.reference.promised)
         self.details["static"] = [dataclasses.asdict(finding) for finding in findings]
         if not self.session.metadata.is_known:
             reason = f"the file declares nothing to check it by; findings listed in the details: {len(findings)}"
@@ -83,13 +106,11 @@ class Run:
         more = [f"and {len(findings) - 3} more"] if len(findings) > 3 else []
         self.ledger.record("static", "static_findings", len(findings), fault="; ".join(shown + more))
 
-    def _outputs(self, graph: onnx.ModelProto | None) -> tuple[npt.NDArray[Any] | None, Indices | None]:
+    def _outputs(self, present: set[str]) -> tuple[npt.NDArray[Any] | None, Indices | None]:
         """Return the file's logits and indices for all images; None for what it does not have."""
         from aps_deploy.runtimes import run_batched
 
         metadata = self.session.metadata
-        # A session lends the name "logits" to whatever output comes first; the graph itself does not.
-        present = set(self.session.output_names) if graph is None else {value.name for value in graph.graph.output}
         expected = ["logits"] if metadata.is_known else []
         if metadata.num_selections:
             expected.append("polyphase_indices")

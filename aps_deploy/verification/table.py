@@ -30,12 +30,14 @@ def certificate_table(certificate: Certificate) -> RenderableType:
 
 def _heading(certificate: Certificate) -> Text:
     environment, data = certificate.environment, certificate.data
+    selection = (certificate.file.get("declared") or {}).get("selection")
     named = certificate.file.get("checkpoint_sha256")
     other = ""
     if named is not None and named != certificate.reference["sha256"]:
         other = " (not the checkpoint that the file says it was made from)"
     lines = [
-        f"{certificate.file['name']} ({certificate.file.get('precision') or 'precision not stated'}) in "
+        f"{certificate.file['name']} ({certificate.file.get('precision') or 'precision not stated'}"
+        f"{', ' + str(selection) + ' selection' if selection else ''}) in "
         f"{environment['runtime']} on {environment['device']}, against {certificate.reference['name']}{other}",
         f"{data['num_images']} images of {data['height']}x{data['width']}, {certificate.shift_set['description']}, "
         f"seed {data['seed']}",

@@ -21,6 +21,7 @@ from aps_deploy.errors import InputError
 from aps_deploy.files import sha256_of
 from aps_deploy.verification.certificate import Certificate
 from aps_deploy.verification.consistency import Images, Progress
+from aps_deploy.verification.declaration import promises
 from aps_deploy.verification.gates import resolve_gates
 from aps_deploy.verification.ledger import Ledger
 from aps_deploy.verification.reference import Reference, load_reference
@@ -162,11 +163,13 @@ def _certificate(file: str | os.PathLike[str], run: Run, overrides: dict[str, fl
             "precision": metadata.precision,
             "polyphase": metadata.polyphase,
             "checkpoint_sha256": metadata.checkpoint_sha256,
+            "declared": promises(metadata) if metadata.is_known else None,
         },
         reference={
             "name": Path(run.reference.name).name,
             "sha256": run.reference.sha256,
             "architecture": run.reference.architecture,
+            "promised": promises(run.reference.promised),
             "is_named_by_file": metadata.checkpoint_sha256 == run.reference.sha256,
         },
         checks=tuple(run.ledger.checks),

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -9,9 +10,40 @@ import numpy as np
 import onnx
 from onnx import NodeProto, TensorProto, helper, numpy_helper
 
+from aps_deploy.runtimes import METADATA_KEY
 from aps_deploy.verification.instrument import load_inlined
 
 Edit = Callable[[onnx.ModelProto], None]
+
+
+def redeclare(**changes: object) -> Edit:
+    """Return an edit of the metadata: ``selection`` and ``criterion`` also where they are stated a second time."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        entry = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
+        document = json.loads(entry.value)
+        for name, value in changes.items():
+            if name in document["arguments"]:
+                document["arguments"][name] = value
+            if name in document:
+                document[name] = value
+        entry.value = json.dumps(document)
+
+    return edit
+
+
+def both(*edits: Edit) -> Edit:
+    """Return the edits as one, in order."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        for each in edits:
+            each(model)
+
+    return edit
+
+
+def without_metadata(model: onnx.ModelProto) -> None:
+    del model.metadata_props[:]
 
 
 def write_sabotaged(source: Path, target: Path, edit: Edit) -> Path:

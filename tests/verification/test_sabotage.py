@@ -8,8 +8,11 @@ import numpy as np
 import numpy.typing as npt
 import pytest
 
+from aps_deploy.export import export_onnx
+from aps_deploy.models import ResNet, save_checkpoint
 from aps_deploy.verification import Certificate, verify
 from tests.verification import sabotage
+from tests.verification.conftest import IMAGE_SIZE, PREPROCESSING, make_network
 from tests.verification.sabotage import Edit
 
 Images = npt.NDArray[np.float32]
@@ -37,6 +40,17 @@ CASES: list[tuple[Edit, str, str]] = [
     (sabotage.global_average_pool, "static_findings", "pooling"),
     (sabotage.mean_as_product, "static_findings", "pooling"),
     (sabotage.without_indices, "missing_outputs", ""),
+    (sabotage.without_indices, "unaudited_layers", "no output polyphase_indices"),
+    (sabotage.without_metadata, "unaudited_layers", "no metadata"),
+    (sabotage.both(sabotage.without_metadata, sabotage.without_indices), "unaudited_layers", "not auditable"),
+    (sabotage.redeclare(selections=[]), "unaudited_layers", "layer2.0.pool"),
+    (sabotage.redeclare(selection="float"), "declared_differently", "selection is float, the reference has exact"),
+    (sabotage.redeclare(criterion="linf"), "declared_differently", "criterion is linf, the reference has l2"),
+    (sabotage.redeclare(padding="zeros"), "declared_differently", "padding is zeros, the reference has circular"),
+    (sabotage.redeclare(pool_only=True), "declared_differently", "pool_only is True, the reference has False"),
+    (sabotage.redeclare(odd_maps="pad"), "declared_differently", "odd_maps is pad, the reference has error"),
+    (sabotage.redeclare(selection_layers=["a", "b"]), "declared_differently", "selecting layers are a, b"),
+    (sabotage.redeclare(arguments={}), "declared_differently", "selection is not stated"),
     (sabotage.without_logits, "missing_outputs", ""),
     (sabotage.made_up_indices, "unexplained_selections", ""),
     (sabotage.indices_out_of_range, "index_range", ""),
@@ -71,6 +85,38 @@ def test_a_sabotaged_file_fails_the_right_check(
 def test_inlining_alone_is_no_sabotage(exports: dict[str, Path], images: Images, tmp_path: Path) -> None:
     file = sabotage.write_sabotaged(exports["custom-op"], tmp_path / "good.onnx", lambda model: None)
     assert _verify(file, exports, images).passed
+
+
+def _failed_fast(file: Path, exports: dict[str, Path], images: Images) -> dict[str, str]:
+    return _failed(verify(file, exports["checkpoint"], images[:2], shifts=1))
+
+
+def test_a_declaration_does_not_choose_the_rules(exports: dict[str, Path], images: Images, tmp_path: Path) -> None:
+    edit = sabotage.both(sabotage.sums_in_float, sabotage.redeclare(selection="float"))
+    failed = _failed_fast(sabotage.write_sabotaged(exports["where"], tmp_path / "a.onnx", edit), exports, images)
+    assert "selection is float" in failed["declared_differently"]
+    assert "selection-sum" in failed["static_findings"]
+    edit = sabotage.both(sabotage.padding_in_convolution, sabotage.redeclare(padding="zeros"))
+    failed = _failed_fast(sabotage.write_sabotaged(exports["where"], tmp_path / "b.onnx", edit), exports, images)
+    assert "padding is zeros" in failed["declared_differently"]
+    assert "padding" in failed["static_findings"]
+
+
+def test_the_same_weights_with_float_selection_fail_against_the_exact_reference(
+    exports: dict[str, Path], network: ResNet, images: Images, tmp_path: Path
+) -> None:
+    floating = make_network(selection="float")
+    floating.load_state_dict(network.state_dict())
+    export_onnx(floating, tmp_path / "float.onnx", image_size=IMAGE_SIZE)
+    certificate = verify(tmp_path / "float.onnx", exports["checkpoint"], images, shifts=2)
+    failed = _failed(certificate)
+    assert "selection is float, the reference has exact" in failed["declared_differently"]
+    assert "selection-sum" in failed["static_findings"]
+    assert certificate.file["declared"]["selection"] == "float"
+    assert certificate.reference["promised"]["selection"] == "exact"
+    checkpoint = save_checkpoint(tmp_path / "float.safetensors", floating, preprocessing=PREPROCESSING)
+    as_checkpoint = _failed(verify(checkpoint, exports["checkpoint"], images[:2], shifts=1))
+    assert "selection is float, the reference has exact" in as_checkpoint["declared_differently"]
 
 
 @pytest.mark.parametrize("form", ["custom-op", "gather"])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import numpy as np
@@ -79,6 +80,11 @@ def _selecting(network_type: int = TensorProto.FLOAT, energy_type: int = TensorP
     )
 
 
+def _check(model: onnx.ModelProto, metadata: ModelMetadata) -> tuple[Finding, ...]:
+    """Check a file that is what it says."""
+    return check_graph(model, metadata, metadata)
+
+
 def _rules(findings: tuple[Finding, ...]) -> list[tuple[str, str]]:
     return [(finding.rule, finding.node) for finding in findings]
 
@@ -87,28 +93,28 @@ def _rules(findings: tuple[Finding, ...]) -> list[tuple[str, str]]:
 def test_exported_files_are_clean(form: str, exports: dict[str, Path]) -> None:
     metadata = ModelMetadata.from_onnx(exports[form])
     assert len(metadata.selections) == 2
-    assert check_graph(load_inlined(exports[form]), metadata) == ()
+    assert _check(load_inlined(exports[form]), metadata) == ()
 
 
 def test_a_float32_selection_is_clean() -> None:
-    assert check_graph(_selecting(), SELECTING) == ()
+    assert _check(_selecting(), SELECTING) == ()
 
 
 @pytest.mark.parametrize("narrow", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
 def test_a_half_precision_network_with_a_float32_selection_is_clean(narrow: int) -> None:
-    assert check_graph(_selecting(network_type=narrow), SELECTING) == ()
+    assert _check(_selecting(network_type=narrow), SELECTING) == ()
 
 
 @pytest.mark.parametrize("narrow", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
 @pytest.mark.parametrize("network", [TensorProto.FLOAT, TensorProto.FLOAT16])
 def test_half_precision_energies_are_found(network: int, narrow: int) -> None:
-    rules = _rules(check_graph(_selecting(network_type=network, energy_type=narrow), SELECTING))
+    rules = _rules(_check(_selecting(network_type=network, energy_type=narrow), SELECTING))
     assert ("selection-precision", "energy") in rules
     assert ("selection-precision", "widen") in rules
 
 
 def test_a_selection_is_checked_without_metadata_too() -> None:
-    rules = _rules(check_graph(_selecting(energy_type=TensorProto.FLOAT16), UNKNOWN))
+    rules = _rules(_check(_selecting(energy_type=TensorProto.FLOAT16), UNKNOWN))
     assert ("selection-precision", "energy") in rules
 
 
@@ -121,7 +127,7 @@ def test_quantised_energies_are_found() -> None:
     model.graph.node[4].input[0] = "single8"
     model.graph.node.insert(4, restore)
     model.graph.node.insert(4, quantise)
-    findings = check_graph(model, SELECTING)
+    findings = _check(model, SELECTING)
     assert any(finding.rule == "selection-precision" for finding in findings)
 
 
@@ -140,7 +146,7 @@ def test_an_energy_as_a_convolution_with_ones_is_followed() -> None:
         "bound": np.array(1, np.float16),
     }
     model = _model(nodes, {"y": TensorProto.FLOAT16}, constants=constants, input_type=TensorProto.FLOAT16)
-    assert ("selection-precision", "square") in _rules(check_graph(model, UNKNOWN))
+    assert ("selection-precision", "square") in _rules(_check(model, UNKNOWN))
 
 
 def test_a_residual_sum_ends_the_selection() -> None:
@@ -154,7 +160,7 @@ def test_a_residual_sum_ends_the_selection() -> None:
     ]
     constants = {"axes": np.array([1], np.int64), "bound": np.array(1, np.float32)}
     model = _model(nodes, {"y": TensorProto.FLOAT}, constants=constants, input_type=TensorProto.FLOAT16)
-    assert check_graph(model, UNKNOWN) == ()
+    assert _check(model, UNKNOWN) == ()
 
 
 @pytest.mark.parametrize("op_type", ["ArgMax", "ArgMin"])
@@ -162,12 +168,12 @@ def test_unordered_ties_are_found(op_type: str) -> None:
     model = _selecting()
     squeeze = next(node for node in model.graph.node if "index" in node.output)
     squeeze.CopyFrom(helper.make_node(op_type, ["scores"], ["index"], axis=1, keepdims=0, name="best"))
-    assert ("tie-order", "best") in _rules(check_graph(model, SELECTING))
+    assert ("tie-order", "best") in _rules(_check(model, SELECTING))
 
 
 def test_a_custom_operator_without_a_body_cannot_be_checked() -> None:
     model = _model([helper.make_node("Choose", ["x"], ["y"], domain="elsewhere")], {"y": TensorProto.FLOAT})
-    assert [finding.rule for finding in check_graph(model, UNKNOWN)] == ["opaque"]
+    assert [finding.rule for finding in _check(model, UNKNOWN)] == ["opaque"]
 
 
 def test_a_branch_cannot_be_checked() -> None:
@@ -176,28 +182,48 @@ def test_a_branch_cannot_be_checked() -> None:
     )
     node = helper.make_node("If", ["yes"], ["y"], then_branch=branch, else_branch=branch, name="branch")
     model = _model([node], {"y": TensorProto.FLOAT}, constants={"yes": np.array(True)})
-    assert _rules(check_graph(model, UNKNOWN)) == [("opaque", "branch")]
+    assert _rules(_check(model, UNKNOWN)) == [("opaque", "branch")]
 
 
 def test_stale_types_in_the_file_neither_hide_nor_hinder() -> None:
     model = _selecting(energy_type=TensorProto.FLOAT16)
     for name in ("wide", "energy", "scores"):
         model.graph.value_info.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, [1, 2, 3]))
-    assert ("selection-precision", "energy") in _rules(check_graph(model, SELECTING))
+    assert ("selection-precision", "energy") in _rules(_check(model, SELECTING))
 
 
 def test_unknown_types_count_as_a_fault() -> None:
     model = _selecting()
     # An inconsistent graph, for which no types can be inferred.
     model.graph.node[4].input[0] = "missing"
-    assert any(finding.rule == "selection-precision" for finding in check_graph(model, SELECTING))
+    assert any(finding.rule == "selection-precision" for finding in _check(model, SELECTING))
 
 
 def test_a_selection_that_is_not_in_the_graph_is_found() -> None:
     model = _model([helper.make_node("Relu", ["x"], ["y"])], {"y": TensorProto.FLOAT})
-    rules = _rules(check_graph(model, SELECTING))
+    rules = _rules(_check(model, SELECTING))
     assert ("selection-missing", "index") in rules
     assert ("selection-missing", "scores") in rules
+
+
+def test_the_promise_counts_and_not_what_the_file_declares() -> None:
+    model = _selecting()
+    total = next(node for node in model.graph.node if "scores" in node.output)
+    total.input[0] = "parts"  # a float sum over positions
+    arguments = {"selection": "float", "padding": "zeros"}
+    says_float = dataclasses.replace(SELECTING, selection="float", arguments=arguments)
+    assert ("selection-sum", "scores") not in _rules(check_graph(model, says_float, says_float))
+    assert ("selection-sum", "scores") in _rules(check_graph(model, says_float, SELECTING))
+    padded = _padded("constant", BORDER, [0] * 4)
+    plain_zeros = ModelMetadata(architecture="resnet20", arguments={"padding": "zeros"})
+    assert _rules(check_graph(padded, plain_zeros, PLAIN)) == [("padding", "pad")]
+    assert check_graph(padded, PLAIN, plain_zeros) == ()
+
+
+@pytest.mark.parametrize("selections", [(), (SelectionTensors("layer9.0.pool", "index", "scores"),)])
+def test_every_promised_selection_must_be_named(selections: tuple[SelectionTensors, ...]) -> None:
+    declared = dataclasses.replace(SELECTING, selections=selections)
+    assert ("selection-missing", "metadata") in _rules(check_graph(_selecting(), declared, SELECTING))
 
 
 def _padded(mode: str, pads: list[int], convolution_pads: list[int]) -> onnx.ModelProto:
@@ -235,10 +261,10 @@ PLAIN = ModelMetadata(architecture="resnet20", arguments={"padding": "circular"}
 )
 def test_padding(mode: str, pads: list[int], convolution_pads: list[int], expected: list[tuple[str, str]]) -> None:
     model = _padded(mode, pads, convolution_pads)
-    assert _rules(check_graph(model, PLAIN)) == expected
+    assert _rules(_check(model, PLAIN)) == expected
     zeros = ModelMetadata(architecture="resnet20", arguments={"padding": "zeros"})
-    assert check_graph(model, zeros) == ()
-    assert check_graph(model, UNKNOWN) == ()
+    assert _check(model, zeros) == ()
+    assert _check(model, UNKNOWN) == ()
 
 
 @pytest.mark.parametrize(
@@ -266,5 +292,5 @@ def test_float_pooling(node: onnx.NodeProto, found: bool) -> None:
         "none": np.array([], np.int64),
     }
     model = _model([node, *integer], {"logits": TensorProto.FLOAT}, constants=constants)
-    assert (("pooling", "pool") in _rules(check_graph(model, PLAIN))) == found
-    assert check_graph(model, UNKNOWN) == ()
+    assert (("pooling", "pool") in _rules(_check(model, PLAIN))) == found
+    assert _check(model, UNKNOWN) == ()

@@ -43,6 +43,8 @@ def test_every_exported_form_passes(form: str, exports: dict[str, Path], images:
     assert certificate.counts["pairs"] == 120
     assert set(_statuses(certificate).values()) == {"passed", "reported", "not_applicable"}
     assert certificate.file["polyphase"] == form
+    assert certificate.file["declared"] == certificate.reference["promised"]
+    assert certificate.file["declared"]["selection"] == "exact"
     assert certificate.reference["is_named_by_file"]
     # The score errors are measured, and those of float32.
     for layer in certificate.details["selection"]["layers"]:
@@ -162,16 +164,44 @@ def _foreign(source: Path, target: Path, *, output: str = "output", drop_indices
     return target
 
 
-def test_a_file_of_another_tool_is_measured_as_far_as_it_goes(
+@pytest.mark.parametrize(("drop_indices", "lacks"), [(True, "no output polyphase_indices"), (False, "no metadata")])
+def test_a_file_that_gives_no_evidence_of_its_selections_fails(
+    drop_indices: bool, lacks: str, exports: dict[str, Path], images: Images, tmp_path: Path
+) -> None:
+    file = _foreign(exports["where"], tmp_path / "foreign.onnx", drop_indices=drop_indices)
+    certificate = verify(file, exports["checkpoint"], images[:2], shifts=1)
+    assert certificate.exit_code == 1
+    (failed,) = certificate.failed_checks
+    assert (failed.name, failed.measured) == ("unaudited_layers", 2)
+    assert "not auditable" in failed.reason
+    assert lacks in failed.reason
+
+
+def test_by_an_explicit_gate_it_is_measured_as_far_as_it_goes(
     exports: dict[str, Path], images: Images, tmp_path: Path
 ) -> None:
     file = _foreign(exports["where"], tmp_path / "foreign.onnx")
-    certificate = verify(file, exports["checkpoint"], images, shifts=3)
+    certificate = verify(file, exports["checkpoint"], images, shifts=3, gates={"unaudited_layers": None})
     assert certificate.passed, [check.sentence() for check in certificate.failed_checks]
-    for name in ("unexplained_selections", "static_findings"):
+    assert certificate.check("unaudited_layers").status == "reported"
+    assert certificate.check("unaudited_layers").measured == 2
+    assert certificate.overrides == {"unaudited_layers": None}
+    for name in ("unexplained_selections", "static_findings", "declared_differently"):
         assert certificate.check(name).status == "not_applicable"
     assert certificate.check("identical_shifts").status == "passed"
     assert certificate.file["architecture"] is None
+    assert certificate.file["declared"] is None
+
+
+def test_a_file_of_another_tool_needs_no_evidence_where_nothing_selects(
+    strided: tuple[Path, ResNet], images: Images, tmp_path: Path
+) -> None:
+    file = _foreign(strided[0], tmp_path / "foreign.onnx")
+    gates = {"top1_consistency": 1.0, "identical_shifts": None}
+    certificate = verify(file, strided[1], images[:4], shifts=2, gates=gates)
+    assert certificate.passed, [check.sentence() for check in certificate.failed_checks]
+    for name in ("unaudited_layers", "declared_differently", "static_findings"):
+        assert certificate.check(name).status == "not_applicable"
 
 
 def test_a_file_of_another_tool_with_other_classes_is_an_input_error(

@@ -1,0 +1,64 @@
+"""What a file says about itself, held against the reference: a file must not choose the rules it is judged by."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from aps_deploy.runtimes import ModelMetadata
+
+# The options that change what a network promises; they are arguments of `create_model`.
+_OPTIONS = ("padding", "pool_only")
+_OPTIONS_OF_SELECTION = ("selection", "criterion", "odd_maps")
+
+
+def promises(metadata: ModelMetadata) -> dict[str, object]:
+    """Return the options that decide what a network promises, by name; those of selection only where it selects."""
+    names = _OPTIONS + (_OPTIONS_OF_SELECTION if metadata.num_selections else ())
+    return {name: metadata.arguments.get(name) for name in names}
+
+
+def declared_differently(declared: ModelMetadata, promised: ModelMetadata) -> tuple[str, ...]:
+    """Return in words every option that a file declares otherwise than its reference has it.
+
+    Args:
+        declared: of the file.
+        promised: of the reference.
+    """
+    found = []
+    for name, wanted in promises(promised).items():
+        values = [declared.arguments.get(name)]
+        if name in ("selection", "criterion"):
+            # Stated a second time, for readers who do not rebuild the network.
+            values.append(getattr(declared, name))
+        other = next((value for value in values if value != wanted), wanted)
+        if other != wanted:
+            found.append(f"{name} is {'not stated' if other is None else other}, the reference has {wanted}")
+    if declared.selection_layers != promised.selection_layers:
+        layers = [", ".join(names) or "none" for names in (declared.selection_layers, promised.selection_layers)]
+        found.append(f"selecting layers are {layers[0]}, the reference has {layers[1]}")
+    return tuple(found)
+
+
+def unaudited_layers(
+    declared: ModelMetadata, promised: ModelMetadata, outputs: Set[str], *, is_graph: bool
+) -> tuple[int, str]:
+    """Return how many of the reference's selecting layers the file gives no evidence of, and what it lacks.
+
+    Args:
+        declared: of the file.
+        promised: of the reference.
+        outputs: names of the file's outputs.
+        is_graph: whether the file is an ONNX graph, whose metadata must name the values of every selection.
+    """
+    lacks = []
+    if not declared.is_known:
+        lacks.append("it carries no metadata of aps-deploy")
+    if "polyphase_indices" not in outputs:
+        lacks.append("it has no output polyphase_indices")
+    if lacks:
+        return promised.num_selections, " and ".join(lacks)
+    named = {entry.layer for entry in declared.selections}
+    unnamed = [layer for layer in promised.selection_layers if is_graph and layer not in named]
+    return len(unnamed), f"its metadata names no values for {', '.join(unnamed)}" if unnamed else ""
