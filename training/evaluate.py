@@ -16,10 +16,11 @@ import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.errors import InputError
+from aps_deploy.packaged import packaged_models
 from aps_deploy.predict import choose_preprocessing
 from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.runtimes import ModelMetadata, Session, open_session, run_batched
-from aps_deploy.runtimes.opening import CHECKPOINT_SUFFIXES, ONNX_SUFFIXES, packaged_names
+from aps_deploy.runtimes.opening import CHECKPOINT_SUFFIXES, ONNX_SUFFIXES
 from aps_deploy.training.evaluation_images import EvaluationImages, find_evaluation_images
 from aps_deploy.training.progress import Progress
 from aps_deploy.training.settings import TrainSettings
@@ -171,7 +172,7 @@ def evaluate_run(settings: TrainSettings) -> Evaluation:
     chosen = EvaluateSettings(model=weights, data=data, device=device, progress=settings.progress)
     if settings.batch_size is not None:
         chosen = dataclasses.replace(chosen, batch_size=settings.batch_size)
-    if weights.suffix in (*CHECKPOINT_SUFFIXES, *ONNX_SUFFIXES) or str(weights) in packaged_names():
+    if weights.suffix in (*CHECKPOINT_SUFFIXES, *ONNX_SUFFIXES) or str(weights) in packaged_models():
         return evaluate(chosen)
     model, preprocessing = _foreign_model(weights, settings)
     with open_session(model, device=device) as session:

@@ -5,7 +5,6 @@ from aps_deploy.models.checkpoints import (
     TrainedModel,
     load_checkpoint,
     locate_checkpoint,
-    packaged_models,
     save_checkpoint,
 )
 from aps_deploy.models.importing import ImportResult, import_weights
@@ -21,6 +20,7 @@ from aps_deploy.models.registry import (
 from aps_deploy.models.resnet import ResNet, SelectionTrace
 from aps_deploy.models.spec import ModelSpec
 from aps_deploy.models.weights import ImportReport, load_weights
+from aps_deploy.packaged import packaged_models
 
 __all__ = [
     "CheckpointInfo",

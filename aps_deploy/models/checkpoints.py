@@ -6,7 +6,6 @@ is ever unpickled. Two trained networks ship inside the package and go by name w
 
 from __future__ import annotations
 
-import importlib.resources
 import json
 import os
 from dataclasses import dataclass, field
@@ -24,6 +23,7 @@ from aps_deploy.models.layouts import canonical_weights, state_dict_of
 from aps_deploy.models.registry import create_model
 from aps_deploy.models.resnet import ResNet
 from aps_deploy.models.weights import load_weights, read_tensors
+from aps_deploy.packaged import packaged_models
 from aps_deploy.preprocessing import Preprocessing
 
 _METADATA_KEY = "aps_deploy"
@@ -51,12 +51,6 @@ class TrainedModel(ResNet):
     preprocessing: Preprocessing
     class_names: tuple[str, ...] | None
     checkpoint: CheckpointInfo
-
-
-def packaged_models() -> dict[str, Path]:
-    """Return the trained networks inside the package, by name."""
-    folder = Path(str(importlib.resources.files(aps_deploy))) / "assets" / "models"
-    return {path.name.removesuffix(".safetensors"): path for path in sorted(folder.glob("*.safetensors"))}
 
 
 def locate_checkpoint(path_or_name: str | os.PathLike[str]) -> Path:

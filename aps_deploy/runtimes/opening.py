@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aps_deploy.errors import InputError, near_matches
+from aps_deploy.packaged import packaged_models
 from aps_deploy.runtimes.availability import (
     FileKind,
     RuntimeInfo,
@@ -82,25 +83,19 @@ def file_kind(path: str | os.PathLike[str]) -> FileKind:
     suffix = file.suffix.lower()
     if suffix in ONNX_SUFFIXES:
         return "onnx"
-    if suffix in CHECKPOINT_SUFFIXES or file.name in packaged_names():
+    if suffix in CHECKPOINT_SUFFIXES or file.name in packaged_models():
         return "checkpoint"
     if file.is_dir():
         raise InputError(f"{path} is a folder; give a model file: {_accepted()}.")
     hint = ""
     if suffix in _TORCH_PICKLES:
         hint = f"; turn a PyTorch checkpoint into one with `aps-deploy import {path} -o NAME.safetensors`"
-    close = near_matches(file.name, packaged_names())
+    close = near_matches(file.name, packaged_models())
     raise InputError(f"{path} is no model this can run{close}; accepted: {_accepted()}{hint}.")
 
 
-def packaged_names() -> tuple[str, ...]:
-    """Return the names of the trained models inside the package, such as ``resnet20_aps3.cifar10``."""
-    folder = Path(__file__).resolve().parent.parent / "assets" / "models"
-    return tuple(sorted(file.stem for file in folder.glob("*.safetensors")))
-
-
 def _accepted() -> str:
-    names = packaged_names()
+    names = packaged_models()
     packaged = f", a packaged model ({', '.join(names)})" if names else ""
     return f"a checkpoint (.safetensors){packaged} or an ONNX file (.onnx)"
 

@@ -50,7 +50,7 @@ def test_models_in_memory() -> None:
 
 
 def test_packaged_names_are_checkpoints(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(opening, "packaged_names", lambda: ("resnet20_aps3.cifar10",))
+    monkeypatch.setattr(opening, "packaged_models", lambda: {"resnet20_aps3.cifar10": Path("a.safetensors")})
     assert file_kind("resnet20_aps3.cifar10") == "checkpoint"
     with pytest.raises(InputError, match=r"did you mean resnet20_aps3\.cifar10"):
         file_kind("resnet20_aps.cifar10")
