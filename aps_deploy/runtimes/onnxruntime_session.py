@@ -123,10 +123,11 @@ def _start(model: str | os.PathLike[str] | bytes, device: Device | None, options
     # Also where CUDA was asked for: if the file is what fails, the message must say so.
     session = _create_on_cpu(content, options, name)
     if device == "cuda":
+        # No package helps a machine without a GPU.
+        advice = ', or install the libraries with pip install "aps-deploy[gpu]"' if num_cuda_devices() > 0 else ""
         raise InputError(
             f"{name}: the provider {_CUDA} was asked for and does not start here ({reason}); "
-            f"available: {', '.join(session.get_providers())}; use the device cpu, or install the libraries with "
-            'pip install "aps-deploy[gpu]".'
+            f"available: {', '.join(session.get_providers())}; use the device cpu{advice}."
         )
     if num_cuda_devices() > 0:
         logger.warning("%s runs on the CPU although there is a CUDA device: %s", name, reason)
