@@ -12,27 +12,23 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-import numpy as np
-import numpy.typing as npt
-
 from aps_deploy.errors import InputError
 from aps_deploy.packaged import packaged_models
 from aps_deploy.predict import choose_preprocessing
 from aps_deploy.preprocessing import Preprocessing
-from aps_deploy.runtimes import ModelMetadata, Session, open_session, run_batched
+from aps_deploy.runtimes import ModelMetadata, Session, open_session
 from aps_deploy.runtimes.opening import CHECKPOINT_SUFFIXES, ONNX_SUFFIXES
 from aps_deploy.training.evaluation_images import EvaluationImages, find_evaluation_images
 from aps_deploy.training.progress import Progress
 from aps_deploy.training.settings import TrainSettings
-from aps_deploy.verification.consistency import (
+from aps_deploy.verification.authors import (
     CIFAR_PROTOCOL,
     IMAGENET_PROTOCOL,
     AuthorsConsistency,
     AuthorsProtocol,
-    Consistency,
     authors_consistency,
-    measure_consistency,
 )
+from aps_deploy.verification.consistency import Consistency, measure_consistency
 from aps_deploy.verification.shifts import ShiftSet, shift_set
 
 if TYPE_CHECKING:
@@ -209,17 +205,6 @@ def _foreign_model(weights: Path, settings: TrainSettings) -> tuple[ResNet, Prep
     return model.eval(), preprocessing_of(recipe_for(settings, model.spec.family))
 
 
-class _InBatches:
-    """A session that is given a few images at a time, whatever batch the protocol counts in."""
-
-    def __init__(self, session: Session, batch_size: int) -> None:
-        self._session, self._batch_size = session, batch_size
-
-    def run(self, images: npt.NDArray[np.float32]) -> dict[str, npt.NDArray[Any]]:
-        """Return the outputs for images (N, 3, H, W)."""
-        return run_batched(self._session, images, batch_size=self._batch_size)
-
-
 def _evaluate(
     session: Session,
     settings: EvaluateSettings,
@@ -232,15 +217,15 @@ def _evaluate(
         settings.data, settings.split, preprocessing, class_names=class_names, limit=settings.images, seed=settings.seed
     )
     shifts = _shifts(settings, session.metadata, side)
-    runner = _InBatches(session, settings.batch_size)
     consistency = None
     with Progress(settings.progress) as progress:
         authors = authors_consistency(
-            runner,
+            session,
             found.as_array(),
             found.labels,
             protocol=_protocol(settings, side),
             seed=settings.seed,
+            batch_size=settings.batch_size,
             progress=progress.report,
         )
         if shifts is not None:

@@ -20,6 +20,18 @@ class Runner(Protocol):
         ...
 
 
+def batches(count: int, batch_size: int) -> Iterator[slice]:
+    """Yield slices that cover ``count`` rows, ``batch_size`` at a time; the last may be shorter.
+
+    Raises:
+        InputError: the batch size is not positive.
+    """
+    if batch_size < 1:
+        raise InputError(f"the batch size is {batch_size}; it must be at least 1.")
+    for start in range(0, count, batch_size):
+        yield slice(start, min(start + batch_size, count))
+
+
 def iterate_outputs(
     session: Runner, images: npt.NDArray[np.float32], *, batch_size: int = 64
 ) -> Iterator[tuple[slice, Outputs]]:
@@ -33,12 +45,9 @@ def iterate_outputs(
     Raises:
         InputError: there are no images, the batch size is not positive, or the session does not take the images.
     """
-    if batch_size < 1:
-        raise InputError(f"the batch size is {batch_size}; it must be at least 1.")
     if len(images) == 0:
         raise InputError("there are no images to run; give at least one.")
-    for start in range(0, len(images), batch_size):
-        part = slice(start, min(start + batch_size, len(images)))
+    for part in batches(len(images), batch_size):
         yield part, session.run(images[part])
 
 

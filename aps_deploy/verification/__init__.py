@@ -9,16 +9,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from aps_deploy.verification.certificate import Certificate, Check, certificate_path
-    from aps_deploy.verification.consistency import (
+    from aps_deploy.verification.authors import (
         CIFAR_PROTOCOL,
         IMAGENET_PROTOCOL,
         AuthorsConsistency,
         AuthorsProtocol,
-        Consistency,
         authors_consistency,
-        measure_consistency,
     )
+    from aps_deploy.verification.certificate import Certificate, Check, certificate_path
+    from aps_deploy.verification.consistency import Consistency, measure_consistency
     from aps_deploy.verification.gates import GATES, parse_gates, resolve_gates
     from aps_deploy.verification.paths import verify_path
     from aps_deploy.verification.shifts import ShiftSet, shift_set
@@ -26,16 +25,15 @@ if TYPE_CHECKING:
     from aps_deploy.verification.verifying import verify
 
 _NAMES = {
-    "certificate": ("Certificate", "Check", "certificate_path"),
-    "consistency": (
+    "authors": (
         "CIFAR_PROTOCOL",
         "IMAGENET_PROTOCOL",
         "AuthorsConsistency",
         "AuthorsProtocol",
-        "Consistency",
         "authors_consistency",
-        "measure_consistency",
     ),
+    "certificate": ("Certificate", "Check", "certificate_path"),
+    "consistency": ("Consistency", "measure_consistency"),
     "gates": ("GATES", "parse_gates", "resolve_gates"),
     "paths": ("verify_path",),
     "shifts": ("ShiftSet", "shift_set"),

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 
 from aps_deploy.errors import ApsError, InputError
-from aps_deploy.verification.consistency import (
+from aps_deploy.runtimes.batching import Runner
+from aps_deploy.verification.comparing import (
     Images,
     Logits,
-    Runner,
     finite_or_none,
     identical_rows,
     largest_difference,
+    logits_of,
     tolerance_excess,
 )
 
@@ -92,10 +93,10 @@ def check_batches(
     few = images[:num_images]
     size = max(len(few), 5) | 1
     batch = np.ascontiguousarray(np.resize(few, (size, *few.shape[1:])))
-    together = _run(runner, batch)
-    alone = np.concatenate([_run(runner, batch[row : row + 1]) for row in range(len(few))])
-    reversed_rows = _run(runner, np.ascontiguousarray(batch[::-1]))[::-1]
-    copies = [_run(runner, np.repeat(few[row : row + 1], size, axis=0)) for row in sorted({0, len(few) - 1})]
+    together = logits_of(runner, batch)
+    alone = np.concatenate([logits_of(runner, batch[row : row + 1]) for row in range(len(few))])
+    reversed_rows = logits_of(runner, np.ascontiguousarray(batch[::-1]))[::-1]
+    copies = [logits_of(runner, np.repeat(few[row : row + 1], size, axis=0)) for row in sorted({0, len(few) - 1})]
     firsts = [np.repeat(rows[:1], size, axis=0) for rows in copies]
 
     def difference(first: Logits, second: Logits) -> BatchDifference:
@@ -104,18 +105,11 @@ def check_batches(
     return BatchResult(
         num_images=len(few),
         batch_size=size,
-        repeat=difference(together, _run(runner, batch)),
+        repeat=difference(together, logits_of(runner, batch)),
         size=difference(alone, together[: len(few)]),
         slot=difference(together, reversed_rows),
         identical_rows=difference(np.concatenate(copies), np.concatenate(firsts)),
     )
-
-
-def _run(runner: Runner, images: Images) -> Logits:
-    outputs = runner.run(images)
-    if "logits" not in outputs:
-        raise ApsError("the model returned no logits.")
-    return np.array(outputs["logits"])
 
 
 def _difference(first: Logits, second: Logits, atol: float, rtol: float) -> BatchDifference:

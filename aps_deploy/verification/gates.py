@@ -137,6 +137,9 @@ GATES: dict[str, GateSpec] = {
     "accuracy_drop": GateSpec(
         "<=", _same(1.0), "points", "accuracy lost against the reference; one point is what int8 may cost"
     ),
+    "non_finite_pairs": GateSpec(
+        "<=", _same(0), "pairs", "a NaN or an infinity under any shift is no answer; such pairs count as changed too"
+    ),
     "top1_consistency": GateSpec(
         ">=", _same(100.0), "% of pairs", "the promise: the answer does not change when the image moves"
     ),

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.errors import ApsError
-from aps_deploy.verification.consistency import Images
+from aps_deploy.verification.comparing import Images
 
 if TYPE_CHECKING:
     import onnx

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from aps_deploy.verification.certificate import Check, Status
-from aps_deploy.verification.consistency import finite_or_none
+from aps_deploy.verification.comparing import finite_or_none
 from aps_deploy.verification.gates import Gate
 
 

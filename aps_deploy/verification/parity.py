@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aps_deploy.verification.consistency import Logits, finite_or_none, tolerance_excess
+from aps_deploy.verification.comparing import Logits, finite_or_none, tolerance_excess
 
 
 @dataclasses.dataclass(frozen=True)

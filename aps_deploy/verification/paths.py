@@ -8,7 +8,7 @@ from pathlib import Path
 
 from aps_deploy.errors import InputError
 from aps_deploy.verification.certificate import Certificate, certificate_path
-from aps_deploy.verification.consistency import Progress
+from aps_deploy.verification.comparing import Progress
 from aps_deploy.verification.reference import load_reference
 from aps_deploy.verification.verifying import DEFAULT_BATCH_SIZE, verify
 

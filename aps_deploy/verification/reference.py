@@ -12,7 +12,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.errors import InputError
-from aps_deploy.verification.consistency import Images, Progress, batches
+from aps_deploy.runtimes.batching import batches
+from aps_deploy.verification.comparing import Images, Progress
 
 if TYPE_CHECKING:
     import torch

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aps_deploy.verification.consistency import finite_or_none
+from aps_deploy.verification.comparing import finite_or_none
 
 Floats = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]

@@ -11,15 +11,10 @@ import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.errors import ApsError, InputError
+from aps_deploy.verification.authors import CIFAR_PROTOCOL, IMAGENET_PROTOCOL, authors_consistency
 from aps_deploy.verification.batch import check_batches
-from aps_deploy.verification.consistency import (
-    CIFAR_PROTOCOL,
-    IMAGENET_PROTOCOL,
-    Images,
-    Progress,
-    authors_consistency,
-    measure_consistency,
-)
+from aps_deploy.verification.comparing import Images, Progress
+from aps_deploy.verification.consistency import measure_consistency
 from aps_deploy.verification.declaration import declared_differently, unaudited_layers
 from aps_deploy.verification.instrument import load_inlined, measure_scores
 from aps_deploy.verification.ledger import Ledger
@@ -254,6 +249,7 @@ class Run:
             tied_pairs=found.tied_pairs,
             tied_not_identical_pairs=found.tied_pairs - found.tied_identical_pairs,
         )
+        self.ledger.record("consistency", "non_finite_pairs", found.non_finite_pairs)
         if found.num_pairs == 0:
             fault = "every image ties in the reference, so nothing was measured"
         else:

@@ -20,7 +20,7 @@ import numpy as np
 from aps_deploy.errors import InputError
 from aps_deploy.files import sha256_of
 from aps_deploy.verification.certificate import Certificate
-from aps_deploy.verification.consistency import Images, Progress
+from aps_deploy.verification.comparing import Images, Progress
 from aps_deploy.verification.declaration import promises
 from aps_deploy.verification.gates import resolve_gates
 from aps_deploy.verification.ledger import Ledger

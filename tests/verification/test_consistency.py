@@ -6,14 +6,8 @@ import numpy as np
 import pytest
 
 from aps_deploy.errors import ApsError, InputError
-from aps_deploy.verification.consistency import (
-    CIFAR_PROTOCOL,
-    IMAGENET_PROTOCOL,
-    AuthorsProtocol,
-    authors_consistency,
-    identical_rows,
-    measure_consistency,
-)
+from aps_deploy.verification.comparing import identical_rows
+from aps_deploy.verification.consistency import measure_consistency
 from aps_deploy.verification.shifts import shift_set
 from tests.verification.fakes import FakeRunner, corner, integer_images, invariant
 
@@ -109,6 +103,27 @@ def test_values_that_are_not_finite_are_counted_and_never_json() -> None:
     assert json.loads(document)["max_logit_change"] is None
 
 
+def test_a_runner_that_fails_on_shifted_images_only_is_not_consistent() -> None:
+    images = integer_images(3)
+
+    def unshifted_only(batch: np.ndarray) -> np.ndarray:
+        logits = invariant(batch)
+        for row, image in enumerate(batch):
+            if not any(np.array_equal(image, known) for known in images):
+                logits[row] = np.nan
+        return logits
+
+    def never(batch: np.ndarray) -> np.ndarray:
+        return np.full((len(batch), 3), np.nan, np.float32)
+
+    # The first is not a number under a shift only, the second with equal bits everywhere.
+    for function in (unshifted_only, never):
+        found = measure_consistency(FakeRunner(function), images, ALL)
+        assert found.top1_percent == found.identical_pairs_percent == found.identical_shifts_percent == 0
+        assert found.non_finite_pairs == found.num_pairs == 141
+        assert found.shifts[0].changed == found.shifts[0].not_identical == 3
+
+
 def test_a_session_that_lends_its_buffer_is_copied() -> None:
     buffer = np.zeros((4, 3), np.float32)
 
@@ -124,9 +139,7 @@ def test_a_session_that_lends_its_buffer_is_copied() -> None:
 def test_nothing_to_measure_is_refused() -> None:
     with pytest.raises(InputError):
         measure_consistency(FakeRunner(invariant), integer_images(0), ALL)
-    with pytest.raises(InputError):
-        authors_consistency(FakeRunner(invariant), integer_images(0))
-    with pytest.raises(InputError, match="batch size 0"):
+    with pytest.raises(InputError, match="batch size is 0"):
         measure_consistency(FakeRunner(invariant), integer_images(1), ALL, batch_size=0)
 
 
@@ -152,50 +165,3 @@ def test_progress_ends_at_the_total() -> None:
     )
     assert seen[-1] == (235, 235)
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-
-
-def test_the_authors_shifts_of_seed_0() -> None:
-    # 40 batches, as CIFAR-10's 10,000 test images make; the pairs recorded from the authors' code.
-    found = authors_consistency(FakeRunner(invariant), integer_images(10_000, 2, 2))
-    assert found.pairs[:6] == (
-        ((1, 2), (-3, 0)),
-        ((0, 0), (-2, 0)),
-        ((2, -1), (1, -3)),
-        ((-3, 1), (-1, -2)),
-        ((-3, -2), (2, -2)),
-        ((2, -3), (-2, 1)),
-    )
-    assert len(found.pairs) == 40
-    assert found.pairs[-1] == ((0, 2), (-3, -3))
-    assert found.consistency_percent == 100
-    assert found.accuracy_percent is None
-
-
-def test_imagenet_shifts_stay_within_the_authors_range() -> None:
-    offsets = np.array(authors_consistency(
-        FakeRunner(invariant), integer_images(3000, 2, 2), protocol=AuthorsProtocol("x", -32, 32, 2, "images")
-    ).pairs)  # fmt: skip
-    assert (offsets.min(), offsets.max()) == (-32, 31)
-    assert (IMAGENET_PROTOCOL.low, IMAGENET_PROTOCOL.high) == (-32, 32)
-
-
-def test_a_short_last_batch_weighs_as_the_authors_weigh_it() -> None:
-    images = integer_images(5)
-    by_batch = AuthorsProtocol("x", -3, 3, 4, "batches")
-    first = authors_consistency(FakeRunner(corner), images, protocol=by_batch)
-    second = authors_consistency(FakeRunner(corner), images, protocol=AuthorsProtocol("x", -3, 3, 4, "images"))
-    shares = []
-    for rows, (one, two) in zip((slice(0, 4), slice(4, 5)), first.pairs, strict=True):
-        classes = [np.roll(images[rows], shift, axis=(2, 3))[:, :, 0, 0].argmax(axis=1) for shift in (one, two)]
-        shares.append((classes[0] == classes[1]).mean())
-    assert first.consistency_percent == pytest.approx(100 * np.mean(shares))
-    assert second.consistency_percent == pytest.approx(100 * (4 * shares[0] + shares[1]) / 5)
-
-
-def test_accuracy_is_that_of_the_unshifted_images() -> None:
-    images = integer_images(6)
-    labels = corner(images).argmax(axis=1)
-    labels[0] = (labels[0] + 1) % 3
-    found = authors_consistency(FakeRunner(corner), images, labels, protocol=CIFAR_PROTOCOL)
-    assert found.accuracy_percent == pytest.approx(100 * 5 / 6)
-    assert json.loads(json.dumps(found.to_dict()))["pairs"] == [[list(a), list(b)] for a, b in found.pairs]

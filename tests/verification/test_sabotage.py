@@ -55,6 +55,7 @@ CASES: list[tuple[Edit, str, str]] = [
     (sabotage.made_up_indices, "unexplained_selections", ""),
     (sabotage.indices_out_of_range, "index_range", ""),
     (sabotage.not_a_number, "non_finite_rows", ""),
+    (sabotage.not_a_number, "non_finite_pairs", ""),
     (sabotage.mixed_batch, "batch_size_difference", ""),
     (sabotage.always_first_component, "identical_shifts", ""),
 ]
