@@ -7,10 +7,14 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from aps_deploy.errors import InputError
-from aps_deploy.verification.certificate import Certificate, certificate_path
+from aps_deploy.verification.certificate import MODEL_SUFFIXES, Certificate, certificate_path
 from aps_deploy.verification.comparing import Progress
 from aps_deploy.verification.reference import load_reference
 from aps_deploy.verification.verifying import DEFAULT_BATCH_SIZE, verify
+
+_NEVER_A_CERTIFICATE = (
+    *MODEL_SUFFIXES, ".pt", ".pth", ".tar", ".ckpt", ".bin", ".engine", ".data", ".npz",
+)  # fmt: skip
 
 MAX_DEFAULT_IMAGES = 512
 """Images used at most where no number is asked for."""
@@ -51,7 +55,8 @@ def verify_path(
         The certificate; its ``exit_code`` is 0 or 1.
 
     Raises:
-        InputError: an input is missing, unreadable or does not fit the others.
+        InputError: an input is missing, unreadable or does not fit the others, or the certificate would take the
+            place of the file, of its sidecar or of the reference.
         ApsError: the runtime failed, or the certificate cannot be written.
     """
     from aps_deploy.images import load_folder
@@ -59,7 +64,7 @@ def verify_path(
     from aps_deploy.runtimes.metadata import ModelMetadata
 
     target = certificate_path(file) if output is None else Path(output)
-    _check_target(target)
+    _check_target(target, file, reference)
     judge = load_reference(reference)
     preprocessing, class_names = judge.preprocessing, judge.class_names
     if file_kind(file) == "onnx":
@@ -90,9 +95,29 @@ def verify_path(
     return certificate
 
 
-def _check_target(target: Path) -> None:
+def _check_target(target: Path, file: str | os.PathLike[str], reference: str | os.PathLike[str]) -> None:
     # Said before minutes of measuring, not after.
+    from aps_deploy.runtimes import sidecar_path
+
+    advice = "give the name of another file, such as NAME.certificate.json"
+    if target.suffix.lower() in _NEVER_A_CERTIFICATE:
+        raise InputError(f"cannot write the certificate {target}: {target.suffix} is the suffix of a model; {advice}.")
+    taken = {
+        "the verified file": Path(file),
+        "the document that export wrote beside the verified file": sidecar_path(file),
+        "the reference": Path(reference),
+    }
+    for what, path in taken.items():
+        if _is_same_file(target, path):
+            raise InputError(f"cannot write the certificate {target}: it is {what}; {advice}.")
     if target.is_dir():
         raise InputError(f"cannot write the certificate {target}: it is a folder; give the name of a file in it.")
     if not target.parent.is_dir():
         raise InputError(f"cannot write the certificate {target}: the folder {target.parent} does not exist.")
+
+
+def _is_same_file(first: Path, second: Path) -> bool:
+    # Both ways: a hard link has another path, and a sidecar that does not exist yet has no file to compare.
+    if first.exists() and second.exists() and first.samefile(second):
+        return True
+    return first.resolve() == second.resolve()

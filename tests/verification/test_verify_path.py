@@ -98,6 +98,36 @@ def test_an_unwritable_place_is_refused_before_anything_is_measured(
             verify_path(exports["where"], exports["checkpoint"], folder, output=output)
 
 
+@pytest.mark.parametrize(
+    "name",
+    ["net.onnx", "net.json", "ckpt.safetensors", "link.txt", "hard.txt", "new.onnx", "new.ONNX", "a.safetensors",
+     "a.pt", "a.pth", "a.plan"],
+)  # fmt: skip
+def test_a_certificate_takes_no_models_place(
+    name: str, exports: dict[str, Path], folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aps_deploy.verification.paths.verify", lambda *_, **__: pytest.fail("measured"))
+    sources = {
+        "net.onnx": exports["where"],
+        "net.json": exports["where"].with_suffix(".json"),
+        "ckpt.safetensors": exports["checkpoint"],
+    }
+    for target, source in sources.items():
+        (tmp_path / target).write_bytes(source.read_bytes())
+    (tmp_path / "link.txt").symlink_to(tmp_path / "net.onnx")
+    (tmp_path / "hard.txt").hardlink_to(tmp_path / "ckpt.safetensors")
+    before = sorted(tmp_path.iterdir())
+    (tmp_path / "sub").mkdir()
+    for output in (tmp_path / name, tmp_path / "sub" / ".." / name):
+        with pytest.raises(InputError, match="cannot write the certificate") as caught:
+            verify_path(tmp_path / "net.onnx", tmp_path / "ckpt.safetensors", folder, output=output)
+        assert caught.value.exit_code == 2
+    (tmp_path / "sub").rmdir()
+    assert sorted(tmp_path.iterdir()) == before
+    for target, source in sources.items():
+        assert (tmp_path / target).read_bytes() == source.read_bytes()
+
+
 @pytest.mark.parametrize("missing", ["file", "reference", "data", "output"])
 def test_what_is_missing_is_an_input_error_and_leaves_nothing(
     missing: str, exports: dict[str, Path], folder: Path, tmp_path: Path
