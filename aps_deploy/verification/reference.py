@@ -83,6 +83,13 @@ class Reference:
         return int(self.model.spec.total_stride)
 
     @property
+    def shift_step(self) -> int:
+        """Shifts by multiples of it, in pixels, are promised to change nothing: 2 for ``pool_only``, whose first
+        convolution strides on a fixed grid.
+        """
+        return 2 if self.selection_layers and self.model.options.pool_only else 1
+
+    @property
     def family(self) -> str:
         """``cifar`` or ``imagenet``."""
         return str(self.model.spec.family)

@@ -32,6 +32,7 @@ class ShiftSet:
         width: map width the set was made for, in pixels.
         population: how many shifts the offsets were drawn from, (0, 0) not counted.
         seed: seed of the draw; None where every shift of the population is in the set.
+        step: both offsets are multiples of it, in pixels: 2 for a network that promises even shifts only.
     """
 
     name: str
@@ -40,6 +41,7 @@ class ShiftSet:
     width: int
     population: int
     seed: int | None = None
+    step: int = 1
 
     def __len__(self) -> int:
         return len(self.offsets)
@@ -48,6 +50,8 @@ class ShiftSet:
         """Return the set in words, for tables."""
         words = {"group": "the stride-product group", "all": f"all of {self.height}x{self.width}"}
         source = words.get(self.name, f"{self.height}x{self.width}")
+        if self.step > 1:
+            source += f", multiples of {self.step} pixels only"
         if self.seed is None:
             return f"{len(self)} shifts ({source})"
         return f"{len(self)} of {self.population} shifts ({source}, seed {self.seed})"
@@ -57,13 +61,16 @@ class ShiftSet:
         return {**dataclasses.asdict(self), "offsets": [list(offset) for offset in self.offsets]}
 
 
-def shift_set(spec: str | int | ShiftSet, *, height: int, width: int, size_divisor: int = 1, seed: int = 0) -> ShiftSet:
+def shift_set(
+    spec: str | int | ShiftSet, *, height: int, width: int, size_divisor: int = 1, seed: int = 0, step: int = 1
+) -> ShiftSet:
     """Return the shifts that ``spec`` names for maps of ``height`` x ``width`` pixels.
 
     ``"group"`` is every shift modulo ``size_divisor`` (the product of the strides): what an arbitrary shift does
     to the polyphase components is already seen there. At most `GROUP_LIMIT` of them are taken, seeded; a network
     whose group is trivial (divisor 1) gets a seeded sample of all shifts instead. ``"all"`` is every shift, an
-    integer a seeded sample of that many.
+    integer a seeded sample of that many. With a ``step`` all of these are taken from the shifts whose two offsets are
+    multiples of it; a `ShiftSet` is returned as it is.
 
     Raises:
         InputError: ``spec`` is none of these, or there is no shift but the identity.
@@ -72,21 +79,25 @@ def shift_set(spec: str | int | ShiftSet, *, height: int, width: int, size_divis
         return spec
     if isinstance(spec, str) and re.fullmatch(r"\d+", spec):
         spec = int(spec)
-    if height * width < 2:
+    whole = -(-height // step), -(-width // step)
+    if whole == (1, 1):
         raise InputError(f"a map of {height}x{width} pixels has no shift to try; use larger images.")
     if spec == "all":
-        return _taken("all", height, width, (height, width), None, seed)
+        return _taken("all", height, width, whole, None, seed, step)
     if spec == "group":
-        rows, columns = min(size_divisor, height), min(size_divisor, width)
+        rows, columns = (-(-min(size_divisor, side) // step) for side in (height, width))
         if rows * columns < 2:
-            return _taken("sample", height, width, (height, width), GROUP_LIMIT, seed)
-        return _taken("group", height, width, (rows, columns), GROUP_LIMIT, seed)
+            return _taken("sample", height, width, whole, GROUP_LIMIT, seed, step)
+        return _taken("group", height, width, (rows, columns), GROUP_LIMIT, seed, step)
     if isinstance(spec, bool) or not isinstance(spec, int) or spec < 1:
         raise InputError(f"shifts {spec!r} are not known; give group, all or a number of shifts from 1.")
-    return _taken("sample", height, width, (height, width), spec, seed)
+    return _taken("sample", height, width, whole, spec, seed, step)
 
 
-def _taken(name: str, height: int, width: int, grid: tuple[int, int], limit: int | None, seed: int) -> ShiftSet:
+def _taken(
+    name: str, height: int, width: int, grid: tuple[int, int], limit: int | None, seed: int, step: int
+) -> ShiftSet:
+    """Return at most ``limit`` of the shifts of a ``grid`` of rows and columns that lie ``step`` pixels apart."""
     rows, columns = grid
     population = rows * columns - 1
     if limit is None or population <= limit:
@@ -95,7 +106,7 @@ def _taken(name: str, height: int, width: int, grid: tuple[int, int], limit: int
     else:
         flat = 1 + np.sort(np.random.default_rng(seed).choice(population, size=limit, replace=False))
         drawn_with = seed
-    offsets = tuple((int(index) // columns, int(index) % columns) for index in flat)
+    offsets = tuple((step * (int(index) // columns), step * (int(index) % columns)) for index in flat)
     if drawn_with is None and name == "sample":
         name = "all"
-    return ShiftSet(name, offsets, height, width, population, drawn_with)
+    return ShiftSet(name, offsets, height, width, population, drawn_with, step)

@@ -57,7 +57,8 @@ def verify(
         reference: the checkpoint it was made from, or the network itself.
         images: float32 (N, 3, H, W), preprocessed as the file says.
         labels: int64 (N,), for the accuracies; None leaves them out.
-        shifts: ``group``, ``all``, a number of seeded shifts, or a `ShiftSet`.
+        shifts: ``group``, ``all``, a number of seeded shifts, each of them among the shifts that the reference
+            promises (a ``pool_only`` network: even ones), or a `ShiftSet`, which is tried as it is.
         gates: limits that replace the defaults of `gates.GATES`, by name; None as a limit only reports.
         runtime: see `open_session`.
         device: see `open_session`.
@@ -76,7 +77,12 @@ def verify(
     with _open(file, runtime, device, intact=not faults) as session:
         _check_same_architecture(session, judge)
         chosen = shift_set(
-            shifts, height=images.shape[2], width=images.shape[3], size_divisor=judge.total_stride, seed=seed
+            shifts,
+            height=images.shape[2],
+            width=images.shape[3],
+            size_divisor=judge.total_stride,
+            seed=seed,
+            step=judge.shift_step,
         )
         run = Run(
             session=session,

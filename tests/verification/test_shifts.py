@@ -69,3 +69,23 @@ def test_a_set_goes_through_unchanged_and_to_json() -> None:
     document = shifts.to_dict()
     assert document["offsets"] == [list(offset) for offset in shifts.offsets]
     assert "seed 5" in shifts.describe()
+
+
+@pytest.mark.parametrize(("spec", "count"), [("group", 15), ("all", 47), (20, 20), (1000, 47)])
+def test_multiples_of_a_step(spec: str | int, count: int) -> None:
+    found = shift_set(spec, height=12, width=16, size_divisor=8, step=2)
+    assert len(found) == len(set(found.offsets)) == count
+    assert (0, 0) not in found.offsets
+    assert all(dy % 2 == dx % 2 == 0 and dy < 12 and dx < 16 for dy, dx in found.offsets)
+    assert "multiples of 2 pixels only" in found.describe()
+    assert found.to_dict()["step"] == 2
+    every = shift_set("all", height=12, width=16)
+    even = {(dy, dx) for dy, dx in every.offsets if dy % 2 == dx % 2 == 0}
+    assert set(found.offsets) <= even
+    assert spec != "all" or set(found.offsets) == even
+
+
+def test_without_a_step_nothing_is_said_of_one() -> None:
+    assert "multiples" not in shift_set("group", height=8, width=8, size_divisor=4).describe()
+    with pytest.raises(InputError, match="no shift"):
+        shift_set("all", height=2, width=2, step=2)
