@@ -34,6 +34,8 @@ _NETWORK = {"AveragePool", "BatchNormalization", "Celu", "Clip", "ConvInteger", 
             "Elu", "Gelu", "Gemm", "HardSigmoid", "HardSwish", "InstanceNormalization", "LayerNormalization",
             "LeakyRelu", "MaxPool", "Mish", "PRelu", "Pad", "QLinearConv", "Relu", "Resize", "Selu", "Shape",
             "Sigmoid", "Softmax", "Softplus", "Tanh"}  # fmt: skip
+_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
+_INTEGER_PRODUCTS = {"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
 _WINDOWED = {"AveragePool", "Conv", "ConvInteger", "ConvTranspose", "LpPool", "MaxPool", "QLinearConv"}
 
 
@@ -81,6 +83,19 @@ def _opaque(graph: GraphView) -> Iterator[Finding]:
             )
         elif any(entry.HasField("g") or entry.graphs for entry in node.attribute):
             yield _finding("opaque", node, f"{node.op_type} holds graphs of its own, which are not looked into")
+
+
+def precision_of(model: onnx.ModelProto) -> str:
+    """Return the precision in which an inlined model multiplies: ``int8``, ``fp16``, ``bf16`` or ``fp32``.
+
+    It is the lowest among its convolutions and matrix products; a model that quantises anywhere is an ``int8`` one.
+    """
+    graph = GraphView(model)
+    if any("QuantizeLinear" in node.op_type or node.op_type in _INTEGER_PRODUCTS for node in graph.nodes):
+        return "int8"
+    kinds = {graph.element_type(node.input[0]) for node in graph.nodes if node.op_type in _PRODUCTS}
+    narrow = {TensorProto.BFLOAT16: "bf16", TensorProto.FLOAT16: "fp16"}
+    return next((name for kind, name in narrow.items() if kind in kinds), "fp32")
 
 
 def _is_exact(promised: ModelMetadata) -> bool:

@@ -53,7 +53,7 @@ class Run:
         self.ledger.record("file", "changed_bytes", len(byte_faults), fault="; ".join(byte_faults))
         graph = load_inlined(Path(file)) if self.session.runtime != "torch" else None
         present = self._present(graph)
-        self._declaration(present, is_graph=graph is not None)
+        self._declaration(present, graph)
         logits, indices = self._outputs(present)
         if graph is not None:
             self._static(graph)
@@ -72,11 +72,13 @@ class Run:
         # A session lends the name "logits" to whatever output comes first; the graph itself does not.
         return set(self.session.output_names) if graph is None else {value.name for value in graph.graph.output}
 
-    def _declaration(self, present: set[str], *, is_graph: bool) -> None:
+    def _declaration(self, present: set[str], graph: onnx.ModelProto | None) -> None:
         """Compare what the file says of itself with the reference, and ask it for evidence of every selection."""
         declared, promised = self.session.metadata, self.reference.promised
         if declared.is_known:
             others = declared_differently(declared, promised)
+            if graph is not None:
+                others += _precision_declared_differently(declared.precision, graph)
             self.details["declared_differently"] = list(others)
             self.ledger.record("file", "declared_differently", len(others), fault="; ".join(others))
         else:
@@ -84,7 +86,7 @@ class Run:
         if not promised.num_selections:
             self.ledger.not_applicable("file", "unaudited_layers", "the network selects nothing")
             return
-        missing, lacks = unaudited_layers(declared, promised, present, is_graph=is_graph)
+        missing, lacks = unaudited_layers(declared, promised, present, is_graph=graph is not None)
         fault = f"the file is not auditable: {lacks}; the gate unaudited_layers=off measures it as far as that goes"
         self.ledger.record("file", "unaudited_layers", missing, fault=fault)
 
@@ -274,6 +276,16 @@ class Run:
             ("batch_slot_difference", result.slot),
         ):
             ledger.record("batch", name, difference.excess, fault=f"max abs {difference.max_abs:.3g}")
+
+
+def _precision_declared_differently(declared: str | None, graph: onnx.ModelProto) -> tuple[str, ...]:
+    # The precision chooses the limits of the gates, so a file must not choose it freely.
+    from aps_deploy.verification.static_check import precision_of
+
+    found = precision_of(graph)
+    if (declared or "fp32") == found:
+        return ()
+    return (f"precision is {declared or 'not stated'}, the graph computes in {found}",)
 
 
 def _tied_images(trace: ReferenceTrace) -> npt.NDArray[np.bool_]:

@@ -49,6 +49,8 @@ CASES: list[tuple[Edit, str, str]] = [
     (sabotage.redeclare(padding="zeros"), "declared_differently", "padding is zeros, the reference has circular"),
     (sabotage.redeclare(pool_only=True), "declared_differently", "pool_only is True, the reference has False"),
     (sabotage.redeclare(odd_maps="pad"), "declared_differently", "odd_maps is pad, the reference has error"),
+    (sabotage.redeclare(precision="int8"), "declared_differently", "precision is int8, the graph computes in fp32"),
+    (sabotage.redeclare(precision="fp16"), "declared_differently", "precision is fp16, the graph computes in fp32"),
     (sabotage.redeclare(selection_layers=["a", "b"]), "declared_differently", "selecting layers are a, b"),
     (sabotage.redeclare(arguments={}), "declared_differently", "selection is not stated"),
     (sabotage.without_logits, "missing_outputs", ""),
