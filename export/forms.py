@@ -14,7 +14,7 @@ import onnx
 import onnx.inliner
 from onnx import helper
 
-from aps_deploy.errors import InputError, near_matches
+from aps_deploy.errors import known_name
 from aps_deploy.export import bodies
 from aps_deploy.export.body_writer import PREFIX
 from aps_deploy.export.graph_edits import name_nodes, rename_values, share_constants
@@ -33,13 +33,7 @@ def resolve_form(name: str) -> PolyphaseForm:
     Raises:
         InputError: no such form.
     """
-    for form in POLYPHASE_FORMS:
-        if name == form:
-            return form
-    raise InputError(
-        f"unknown polyphase form {name!r}{near_matches(name, POLYPHASE_FORMS)}; "
-        f"choose one of {', '.join(POLYPHASE_FORMS)}."
-    )
+    return known_name(name, POLYPHASE_FORMS, "polyphase form")
 
 
 def apply_form(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto:
