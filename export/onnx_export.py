@@ -20,7 +20,7 @@ from aps_deploy.export.tracing import trace
 from aps_deploy.files import atomic_path
 from aps_deploy.models import ResNet, load_checkpoint
 from aps_deploy.runtimes.metadata import METADATA_KEY, ModelMetadata, SelectionTensors
-from aps_deploy.runtimes.sidecar import sidecar_path
+from aps_deploy.runtimes.sidecar import read_sidecar, sidecar_path
 
 # Pad(mode="wrap"), the circular padding, came with 19; 20 is the first that all runtimes of the project agree on.
 MIN_OPSET = 20
@@ -38,7 +38,10 @@ def export_onnx(
     precision: str = "fp32",
     opset: int = MIN_OPSET,
 ) -> Artifact:
-    """Write ``model`` as an ONNX file with a JSON document beside it, both whole or not at all.
+    """Write ``model`` as an ONNX file with a JSON document beside it.
+
+    Each of the two is whole or absent. A process killed in the instant between the two renames leaves a new file beside
+    an older document; sessions then refuse the file, saying so, until it is exported again.
 
     The file takes ``images`` (N, 3, H, W) float32, any N, and gives ``logits`` (N, classes) float32 and
     ``polyphase_indices`` (N, L) int64; a network that selects nothing has no second output. An older file of the name
@@ -62,20 +65,20 @@ def export_onnx(
     _check_precision(model, precision)
     _check_opset(opset)
     height, width = _checked_size(model, image_size)
+    proto = finish_onnx(trace_onnx(model, height=height, width=width, opset=opset), form)
+    metadata = _describe(model, proto, form=form, height=height, width=width)
+    document = {
+        **metadata.to_dict(),
+        "image_size": [height, width],
+        "opset": opset,
+        "git_revision": source_revision(),
+    }
+    proto.metadata_props.add(key=METADATA_KEY, value=json.dumps(document, ensure_ascii=False, allow_nan=False))
+    content = _checked_bytes(proto)
+    digest = hashlib.sha256(content).hexdigest()
+    text = json.dumps(sidecar_document(target, digest, document), indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_path(sidecar_path(target)) as sidecar, atomic_path(target) as temporary:
-        proto = finish_onnx(trace_onnx(model, height=height, width=width, opset=opset), form)
-        metadata = _describe(model, proto, form=form, height=height)
-        document = {
-            **metadata.to_dict(),
-            "image_size": [height, width],
-            "opset": opset,
-            "git_revision": source_revision(),
-        }
-        proto.metadata_props.add(key=METADATA_KEY, value=json.dumps(document, ensure_ascii=False, allow_nan=False))
-        content = _checked_bytes(proto)
-        digest = hashlib.sha256(content).hexdigest()
         temporary.write_bytes(content)
-        text = json.dumps(sidecar_document(target, digest, document), indent=2, ensure_ascii=False, allow_nan=False)
         sidecar.write_text(text + "\n", encoding="utf-8")
     return Artifact(target, sidecar_path(target), digest, metadata)
 
@@ -136,7 +139,7 @@ def finish_onnx(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto
     return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
 
 
-def _describe(model: ResNet, proto: onnx.ModelProto, *, form: PolyphaseForm, height: int) -> ModelMetadata:
+def _describe(model: ResNet, proto: onnx.ModelProto, *, form: PolyphaseForm, height: int, width: int) -> ModelMetadata:
     layers = model.selection_layers
     values = selection_values(proto) if layers else []
     selections = tuple(
@@ -144,6 +147,8 @@ def _describe(model: ResNet, proto: onnx.ModelProto, *, form: PolyphaseForm, hei
     )
     metadata = ModelMetadata.from_model(model)
     preprocessing = metadata.preprocessing
+    if height != width:
+        preprocessing = None  # it crops squares; whoever exports a rectangle prepares the images too
     if preprocessing is not None and preprocessing.image_size != height:
         # The file takes one size only: crop to it, and resize by as much, so that the picture keeps its scale.
         ratio = height / preprocessing.image_size
@@ -173,7 +178,22 @@ def _checked_target(path: str | os.PathLike[str]) -> Path:
         raise InputError(
             f"cannot write {target}: an ONNX file's name ends in .onnx; use {target.with_suffix('.onnx')}."
         )
+    if not target.parent.is_dir():
+        raise InputError(f"cannot write {target}: the folder {target.parent} does not exist; create it first.")
+    beside = sidecar_path(target)
+    if beside.exists() and not _is_sidecar(target):
+        raise InputError(
+            f"cannot write {target}: {beside} is in the way and was not made by an export; move it or choose another "
+            "output."
+        )
     return target
+
+
+def _is_sidecar(target: Path) -> bool:
+    try:
+        return read_sidecar(target) is not None
+    except InputError:
+        return False
 
 
 def _check_precision(model: ResNet, precision: str) -> None:

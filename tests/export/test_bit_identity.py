@@ -39,10 +39,26 @@ def test_logits_of_a_strided_network_do_change() -> None:
     assert _share_of_identical_shifts(ort_session(proto), images, num_shifts=20) < 0.5
 
 
+def test_logits_of_the_whole_strided_network_change() -> None:
+    _, proto = exported("resnet20", 32, "where")
+    images = np.random.default_rng(8).standard_normal((8, 3, 32, 32)).astype(np.float32)
+    assert _share_of_identical_shifts(ort_session(proto), images, num_shifts=20) < 0.5
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_imagenet_network_at_full_size(batch: int) -> None:
+    assert _full_size_share("resnet18_aps3", 224, batch, num_shifts=20) == 1.0
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(3600)  # minutes where the machine is idle
 @pytest.mark.parametrize("batch", [1, 8])
-def test_imagenet_network_at_full_size(batch: int) -> None:
-    _, proto = exported("resnet18_aps3", 224, "where")
-    images = np.random.default_rng(9).standard_normal((batch, 3, 224, 224)).astype(np.float32)
-    assert _share_of_identical_shifts(ort_session(proto, threads=2), images, num_shifts=200) == 1.0
+@pytest.mark.parametrize(("name", "size"), [("resnet18_aps3", 224), ("resnet20_aps3", 32)])
+def test_two_hundred_shifts(name: str, size: int, batch: int) -> None:
+    assert _full_size_share(name, size, batch, num_shifts=200) == 1.0
+
+
+def _full_size_share(name: str, size: int, batch: int, *, num_shifts: int) -> float:
+    _, proto = exported(name, size, "where")
+    images = np.random.default_rng(9).standard_normal((batch, 3, size, size)).astype(np.float32)
+    return _share_of_identical_shifts(ort_session(proto, threads=2), images, num_shifts=num_shifts)

@@ -231,3 +231,13 @@ def test_importing_the_folder_imports_no_framework() -> None:
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join(path for path in sys.path if path)}
     answer = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=True)
     assert answer.stdout.strip() == "[]"
+
+
+def test_a_foreign_document_beside_the_file_is_left_alone(tmp_path: Path) -> None:
+    beside = tmp_path / "m.json"
+    for content in ('{"mine": 1}', "not JSON"):
+        beside.write_text(content)
+        with pytest.raises(InputError, match=r"m\.json is in the way"):
+            export_onnx(create_model("resnet20_aps1"), tmp_path / "m.onnx", image_size=8)
+        assert beside.read_text() == content
+    assert [path.name for path in tmp_path.iterdir()] == ["m.json"]
