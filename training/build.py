@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 
 from aps_deploy.errors import InputError
-from aps_deploy.models import ModelSpec, ResNet, create_model, resolve_arch
+from aps_deploy.models import ResNet, create_model, packaged_models, resolve_arch
+from aps_deploy.models.weights import read_weights
 from aps_deploy.training.precision import Arithmetic
 from aps_deploy.training.process import Process
 from aps_deploy.training.recipes import Recipe
@@ -35,6 +38,23 @@ def build_model(settings: TrainSettings, name: str, *, num_classes: int | None) 
     }
     given = {key: value for key, value in choices.items() if value is not None}
     return create_model(name, num_classes=num_classes, **given)  # type: ignore[arg-type]
+
+
+def check_network(settings: TrainSettings, name: str) -> None:
+    """Refuse options of the network that are wrong, and weights that cannot be read, before any data is.
+
+    Raises:
+        InputError: names the option or the file.
+    """
+    with torch.device("meta"):
+        build_model(settings, name, num_classes=None)
+    if settings.weights is not None:
+        read_weights(weights_file(settings.weights))
+
+
+def weights_file(weights: Path) -> Path:
+    """Return the file of `--weights`, which may be the name of a packaged network."""
+    return packaged_models().get(str(weights), weights)
 
 
 def build_trainer(
@@ -90,18 +110,3 @@ def build_trainer(
         channels_last=channels_last,
         process=process,
     )
-
-
-def check_image_size(image_size: int, architecture: ModelSpec) -> None:
-    """Refuse an image size the architecture cannot take.
-
-    Raises:
-        InputError: names the next valid size.
-    """
-    divisor, smallest = architecture.size_divisor, architecture.min_size
-    if image_size % divisor or image_size < smallest:
-        valid = max(-(-image_size // divisor) * divisor, smallest)
-        raise InputError(
-            f"--image-size {image_size} does not fit {architecture.name}: sides must be multiples of {divisor}, at "
-            f"least {smallest}; the next valid size is {valid}."
-        )

@@ -13,8 +13,9 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -24,12 +25,12 @@ from torch import Tensor
 from aps_deploy.errors import InputError
 from aps_deploy.images import list_folder
 from aps_deploy.preprocessing import Preprocessing, load_image
+from aps_deploy.training.cifar import CIFAR_FOLDER, CIFAR_PARTS, CifarPart, read_cifar
 from aps_deploy.training.images import LabelledImages, MemoryImages, open_images
 from aps_deploy.training.recipes import Recipe
 
 _LOGGER = logging.getLogger(__name__)
 
-CIFAR_FOLDER = "cifar-10-batches-py"
 LAYOUT = "train/<class>/*.jpg with val/<class>/*.jpg or test/<class>/*.jpg, or torchvision's " + CIFAR_FOLDER
 
 
@@ -46,28 +47,53 @@ class TrainData:
     """Validation only shows the curve: the best checkpoint must not be chosen by it."""
 
 
-def load_data(
-    folder: Path, recipe: Recipe, *, download: bool = False, max_train_images: int | None = None
-) -> TrainData:
-    """Return the images of a run.
+@dataclass(frozen=True)
+class FoundData:
+    """A data folder that was looked through: its classes are known, its images are not decoded yet."""
+
+    class_names: list[str]
+    preprocessing: Preprocessing
+    parts: Mapping[str, Callable[[], LabelledImages]]
+    """What reads the `train`, `val` and `test` images that there are."""
+    holdout: int
+
+    def load(self, *, max_train_images: int | None = None) -> TrainData:
+        """Return the images, decoded where they are held in memory.
+
+        Args:
+            max_train_images: Keep only the first of the shuffled training images.
+
+        Raises:
+            InputError: a file is no image, or there are no more training images than are to be held out.
+        """
+        parts = {name: read() for name, read in self.parts.items()}
+        return _split(parts, self.class_names, self.preprocessing, self.holdout, max_train_images)
+
+
+def find_data(folder: Path, recipe: Recipe, *, download: bool = False) -> FoundData:
+    """Return what a data folder holds.
 
     Args:
         folder: A tree of class folders, or a folder that holds (or, with `download`, receives) CIFAR-10.
         recipe: Image size, normalisation, held-out images and loader processes.
         download: Fetch CIFAR-10 with torchvision when `folder` holds no images.
-        max_train_images: Keep only the first of the shuffled training images.
 
     Raises:
-        InputError: the folder is missing or has another layout, or a file in it is no image.
+        InputError: the folder is missing or has another layout.
     """
     preprocessing = preprocessing_of(recipe)
     if (folder / "train").is_dir():
-        preprocessing, parts, class_names = _read_tree(folder, preprocessing, recipe.workers)
-        return _split(parts, class_names, preprocessing, recipe.holdout, max_train_images)
+        return _find_tree(folder, preprocessing, recipe)
     if (folder / CIFAR_FOLDER).is_dir() or download:
-        cifar, class_names = read_cifar(folder, preprocessing, download=download)
-        return _split(cifar, class_names, preprocessing, recipe.holdout, max_train_images)
+        return _find_cifar(folder, preprocessing, recipe, download=download)
     raise missing_data(folder)
+
+
+def load_data(
+    folder: Path, recipe: Recipe, *, download: bool = False, max_train_images: int | None = None
+) -> TrainData:
+    """Return the images of a run; see `find_data` and `FoundData.load`."""
+    return find_data(folder, recipe, download=download).load(max_train_images=max_train_images)
 
 
 def preprocessing_of(recipe: Recipe) -> Preprocessing:
@@ -95,9 +121,7 @@ def list_class_folders(root: Path) -> tuple[list[Path], Tensor, list[str]]:
     return list(listing.paths), torch.from_numpy(listing.labels), list(listing.class_names)
 
 
-def _read_tree(
-    folder: Path, preprocessing: Preprocessing, workers: int
-) -> tuple[Preprocessing, dict[str, LabelledImages], list[str]]:
+def _find_tree(folder: Path, preprocessing: Preprocessing, recipe: Recipe) -> FoundData:
     listings = {
         name: list_class_folders(folder / name) for name in ("train", "val", "test") if (folder / name).is_dir()
     }
@@ -114,35 +138,25 @@ def _read_tree(
         _LOGGER.info("images are %d x %d: resized and cropped to %d x %d", *first.size, side, side)
         preprocessing = dataclasses.replace(preprocessing, resize=side)
     parts = {
-        name: open_images(paths, labels, preprocessing, workers=workers)
+        name: partial(open_images, paths, labels, preprocessing, workers=recipe.workers)
         for name, (paths, labels, _) in listings.items()
     }
-    return preprocessing, parts, class_names
+    return FoundData(class_names, preprocessing, parts, recipe.holdout)
 
 
-def read_cifar(
-    folder: Path, preprocessing: Preprocessing, *, download: bool
-) -> tuple[dict[str, MemoryImages], list[str]]:
-    """Return the `train` and `test` images of torchvision's CIFAR-10 and its class names.
-
-    Raises:
-        InputError: another image size is asked for, or the archive cannot be read or fetched.
-    """
-    from torchvision.datasets import CIFAR10
-
+def _find_cifar(folder: Path, preprocessing: Preprocessing, recipe: Recipe, *, download: bool) -> FoundData:
     if preprocessing.image_size != 32:
         raise InputError(f"--image-size is {preprocessing.image_size}, but CIFAR-10 images are 32 x 32 pixels.")
-    parts: dict[str, MemoryImages] = {}
-    class_names: list[str] = []
-    for name in ("train", "test"):
-        try:
-            listing = CIFAR10(str(folder), train=name == "train", download=download)
-        except (OSError, RuntimeError) as error:
-            raise InputError(f"CIFAR-10 cannot be read from {folder} ({error}); expected is {LAYOUT}.") from error
-        pixels = torch.from_numpy(listing.data).permute(0, 3, 1, 2).contiguous()
-        parts[name] = MemoryImages(pixels, torch.tensor(listing.targets, dtype=torch.int64))
-        class_names = listing.classes
-    return parts, class_names
+    archives = {name: read_cifar(folder, name, download=download) for name in CIFAR_PARTS}
+    parts: dict[str, Callable[[], LabelledImages]] = {
+        name: partial(_cifar_images, archive) for name, archive in archives.items()
+    }
+    return FoundData(archives["train"].class_names, preprocessing, parts, recipe.holdout)
+
+
+def _cifar_images(archive: CifarPart) -> MemoryImages:
+    pixels = torch.from_numpy(archive.pixels).permute(0, 3, 1, 2).contiguous()
+    return MemoryImages(pixels, torch.from_numpy(archive.labels))
 
 
 def _split(

@@ -13,8 +13,7 @@ import numpy.typing as npt
 from aps_deploy.errors import InputError
 from aps_deploy.images import ImageListing, find_images, list_folder, load_images
 from aps_deploy.preprocessing import Preprocessing
-
-_CIFAR_FOLDER = "cifar-10-batches-py"
+from aps_deploy.training.cifar import CIFAR_FOLDER, PartName, read_cifar
 
 
 class _LazyArray:
@@ -106,8 +105,10 @@ def find_evaluation_images(
     """
     if not folder.is_dir():
         raise InputError(f"the data folder {folder} does not exist; give one with test/<class>/ or val/<class>/ in it.")
-    if (folder / _CIFAR_FOLDER).is_dir():
-        images = _read_cifar(folder, "train" if split == "train" else "test", preprocessing)
+    if (folder / CIFAR_FOLDER).is_dir():
+        part: PartName = "train" if split == "train" else "test"
+        cifar = read_cifar(folder, part)
+        images = EvaluationImages(part, cifar.labels, preprocessing, pixels=cifar.pixels)
         return images if limit is None else images.sample(limit, seed)
     name = _choose_split(folder, split)
     root = folder if name == "all" else folder / name
@@ -127,14 +128,3 @@ def _choose_split(folder: Path, split: str) -> str:
         found = ", ".join(parts) or f"{len(find_images(folder))} images and no splits"
         raise InputError(f"--split is {split}, but {folder} holds {found}; name one that is there.")
     return split
-
-
-def _read_cifar(folder: Path, split: str, preprocessing: Preprocessing) -> EvaluationImages:
-    from torchvision.datasets import CIFAR10
-
-    try:
-        listing = CIFAR10(str(folder), train=split == "train")
-    except (OSError, RuntimeError) as error:
-        raise InputError(f"CIFAR-10 cannot be read from {folder} ({error}).") from error
-    labels = np.asarray(listing.targets, dtype=np.int64)
-    return EvaluationImages(split, labels, preprocessing, pixels=listing.data)

@@ -7,17 +7,18 @@ then tests the best checkpoint; `fit` is the epochs, and a signal stops it betwe
 from __future__ import annotations
 
 import logging
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from aps_deploy.errors import InputError
+from aps_deploy.errors import ApsError, InputError
 from aps_deploy.files import write_json
-from aps_deploy.models import ResNet, load_checkpoint, load_weights, packaged_models
+from aps_deploy.models import ResNet, load_checkpoint, load_weights
 from aps_deploy.models import spec as model_spec
-from aps_deploy.training.build import architecture_name, build_model, build_trainer, check_image_size
+from aps_deploy.training.build import architecture_name, build_model, build_trainer, check_network, weights_file
 from aps_deploy.training.curves import CURVES_FILE, save_curves
-from aps_deploy.training.data import TrainData, load_data
+from aps_deploy.training.data import TrainData, find_data
 from aps_deploy.training.images import LabelledImages
 from aps_deploy.training.interrupt import StopRequest
 from aps_deploy.training.metrics import METRICS_FILE, append_metrics, keep_epochs, read_metrics
@@ -33,7 +34,7 @@ from aps_deploy.training.outputs import (
 from aps_deploy.training.precision import find_arithmetic, find_device
 from aps_deploy.training.process import Process
 from aps_deploy.training.progress import Progress
-from aps_deploy.training.recipes import recipe_for
+from aps_deploy.training.recipes import recipe_for, recipe_name
 from aps_deploy.training.settings import TrainSettings, continued
 from aps_deploy.training.state import STATE_FILE, Position, load_state, restore_random_states, seed_everything
 from aps_deploy.training.step import Trainer, train_epoch
@@ -119,16 +120,24 @@ def setup(settings: TrainSettings) -> tuple[Run, dict[str, Any] | None]:
         check_out_dir(out_dir)
     architecture = model_spec(architecture_name(settings))
     recipe = recipe_for(settings, architecture.family)
-    check_image_size(recipe.image_size, architecture)
+    architecture.check_size(recipe.image_size, recipe.image_size)
     arithmetic = find_arithmetic(recipe.precision, find_device(settings.device))
+    check_network(settings, architecture.name)
     if settings.data is None:
         raise InputError("--data is missing; give a folder with train/<class>/ and val/ or test/.")
-    data = load_data(
-        settings.data, recipe, download=bool(settings.download), max_train_images=settings.max_train_images
-    )
+    found = find_data(settings.data, recipe, download=bool(settings.download))
     seed_everything(recipe.seed)
-    model = build_model(settings, architecture.name, num_classes=len(data.class_names))
+    model = build_model(settings, architecture.name, num_classes=len(found.class_names))
     _fill_weights(model, settings, stored)
+    _LOGGER.info(
+        "network %s with recipe %s, on %s in %s",
+        architecture.name,
+        recipe_name(settings, architecture.family),
+        arithmetic.device,
+        arithmetic.name,
+    )
+    # Decoding may take minutes, so it comes after everything that can be refused.
+    data = found.load(max_train_images=settings.max_train_images)
     trainer = build_trainer(
         model,
         recipe,
@@ -187,6 +196,11 @@ def fit(run: Run, stop: StopRequest, progress: Progress) -> None:
                 save_progress(run.out_dir, run.trainer, data, position, run.settings)
             _LOGGER.warning("stopped by %s in epoch %d, saved", stop.signal_name, position.epoch + 1)
             return
+        if validation is not None and not math.isfinite(validation.loss):
+            raise ApsError(
+                f"the validation loss is {validation.loss} after epoch {position.epoch + 1}; the last checkpoint is "
+                "from before that epoch. Try a smaller --learning-rate or --precision float32."
+            )
         _finish_epoch(run, validation)
 
 
@@ -261,7 +275,7 @@ def _fill_weights(model: ResNet, settings: TrainSettings, stored: dict[str, Any]
     if stored is not None:
         model.load_state_dict(stored["model"])
     elif settings.weights is not None:
-        load_weights(model, packaged_models().get(str(settings.weights), settings.weights))
+        load_weights(model, weights_file(settings.weights))
 
 
 def _restore(run: Run, stored: dict[str, Any]) -> None:

@@ -41,8 +41,6 @@ class Recipe:
     std: tuple[float, ...]
     precision: PrecisionName = "float32"
     workers: int = 2
-    # The authors average their CIFAR test consistency over batches and their ImageNet one over images.
-    consistency_mean: Literal["batches", "images"] = "batches"
     seed: int = 0
 
 
@@ -54,7 +52,6 @@ RECIPES: dict[str, Recipe] = {
     "imagenet": Recipe(
         epochs=90, batch_size=256, learning_rate=0.1, weight_decay=1e-4, schedule="step", step_epochs=30,
         circular_shift=32, holdout=0, image_size=224, resize=256, mean=IMAGENET.mean, std=IMAGENET.std, workers=4,
-        consistency_mean="images",
     ),
     "fast": Recipe(
         epochs=15, batch_size=128, learning_rate=0.15, nesterov=True, weight_decay=5e-4, label_smoothing=0.1,
@@ -64,6 +61,11 @@ RECIPES: dict[str, Recipe] = {
 }  # fmt: skip
 
 
+def recipe_name(settings: TrainSettings, family: str) -> str:
+    """Return the name of a run's recipe: the one chosen, else that of the architecture's family."""
+    return settings.recipe or ("imagenet" if family == "imagenet" else "cifar10")
+
+
 def recipe_for(settings: TrainSettings, family: str) -> Recipe:
     """Return the recipe of a run with the values that `settings` overrides.
 
@@ -71,10 +73,9 @@ def recipe_for(settings: TrainSettings, family: str) -> Recipe:
         settings: The run's settings; fields at None keep the recipe's value.
         family: Family of the architecture, `cifar` or `imagenet`, which decides where no recipe is named.
     """
-    name = settings.recipe or ("imagenet" if family == "imagenet" else "cifar10")
     overrides = {
         field.name: value
         for field in dataclasses.fields(Recipe)
         if (value := getattr(settings, field.name, None)) is not None
     }
-    return dataclasses.replace(RECIPES[name], **overrides)
+    return dataclasses.replace(RECIPES[recipe_name(settings, family)], **overrides)

@@ -12,7 +12,8 @@ import torch
 from PIL import Image
 
 from aps_deploy.errors import ApsError, InputError
-from aps_deploy.models import create_model, load_checkpoint
+from aps_deploy.models import create_model, load_checkpoint, save_checkpoint
+from aps_deploy.preprocessing import CIFAR10
 from aps_deploy.training import step
 from aps_deploy.training.curves import save_curves
 from aps_deploy.training.data import load_data
@@ -23,7 +24,7 @@ from aps_deploy.training.process import Process
 from aps_deploy.training.recipes import RECIPES
 from aps_deploy.training.settings import TrainSettings
 from aps_deploy.training.state import load_state
-from aps_deploy.training.validate import validate
+from aps_deploy.training.validate import Validation, validate
 from tests.training.conftest import CLASSES, Settings, write_class_folders
 
 FILES = {"settings.json", "metrics.jsonl", "curves.png", "last.pt", "last.safetensors", "best.safetensors"}
@@ -69,7 +70,6 @@ def test_best_is_chosen_by_validation_and_never_by_test(
     def scripted(values: Sequence[float], folder: str, holdout: int) -> int:
         remaining = [*values, 0.0]
         from aps_deploy.training import loop
-        from aps_deploy.training.validate import Validation
 
         monkeypatch.setattr(loop, "validate", lambda *a, **k: Validation(1.0, remaining.pop(0), None, 1))
         return run_training(
@@ -125,7 +125,7 @@ def test_a_full_disk_leaves_the_state_before_it(
 
 
 def test_an_unreadable_image_in_the_first_epoch_loses_nothing(settings: Settings, tmp_path: Path) -> None:
-    """Large images are decoded while the run goes on; with the file repaired, the run continues as if it never broke."""
+    """Large images are decoded while the run goes on; with the file repaired, the run continues as if whole."""
     write_class_folders(tmp_path / "data" / "train", per_class=4, side=100)
     broken = tmp_path / "data" / "train" / "green" / "002.png"
     content = broken.read_bytes()
@@ -165,7 +165,7 @@ def test_output_folder_in_use(settings: Settings, tmp_path: Path) -> None:
     ("changes", "message"),
     [
         ({"arch": "resnet20_asp3"}, "resnet20_aps3"),
-        ({"image_size": 30}, "--image-size 30 does not fit resnet20_aps3: .* multiples of 4, .* next valid size is 32"),
+        ({"image_size": 30}, "resnet20_aps3 does not take 30x30 images: .* multiples of 4 .* next valid size is 32x32"),
         ({"data": "missing"}, "missing does not exist"),
         ({"device": "tpu"}, "--device tpu"),
         ({"precision": "fp16"}, "--precision fp16 needs a CUDA device"),
@@ -176,6 +176,62 @@ def test_bad_input_leaves_nothing(changes: dict[str, object], message: str, sett
     with pytest.raises(InputError, match=message):
         run_training(settings(**changes))
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"criterion": "l3"}, "l3"),
+        ({"selection": "fuzzy"}, "fuzzy"),
+        ({"padding": "reflect"}, "reflect"),
+        ({"pool_only": True}, "pool_only"),
+        ({"weights": "missing.pth"}, r"missing\.pth"),
+        ({"weights": "resnet56.safetensors"}, "do not fit resnet20_aps3"),
+        ({"weights": "five-classes.safetensors"}, "do not fit resnet20_aps3"),
+        ({"image_size": 6}, "resnet20_aps3"),
+    ],
+)
+def test_options_are_refused_before_an_image_is_decoded(
+    changes: dict[str, object], message: str, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for file, arch, num_classes in (("resnet56", "resnet56", 3), ("five-classes", "resnet20_aps3", 5)):
+        if changes.get("weights") == f"{file}.safetensors":
+            path = tmp_path / f"{file}.safetensors"
+            changes = {"weights": path}
+            save_checkpoint(path, create_model(arch, num_classes=num_classes), preprocessing=CIFAR10)
+    monkeypatch.setattr("aps_deploy.training.images.decode", lambda *_: pytest.fail("an image was decoded"))
+    with pytest.raises(InputError, match=message):
+        run_training(settings(**changes))
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize("loss", [float("nan"), float("inf")])
+def test_a_validation_loss_that_is_not_finite_stops_the_run(
+    loss: float, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from aps_deploy.training import loop
+
+    losses = [1.0, loss]
+    with monkeypatch.context() as patch:
+        patch.setattr(loop, "validate", lambda *a, **k: Validation(losses.pop(0), 0.5, None, 12))
+        with pytest.raises(
+            ApsError, match=rf"the validation loss is {loss} after epoch 2; the last checkpoint"
+        ) as raised:
+            run_training(settings(arch="resnet20", max_train_images=16))
+    assert raised.value.exit_code == 1
+    folder = tmp_path / "run"
+    assert load_checkpoint(folder / "last.safetensors").checkpoint.training["epochs"] == 1
+    assert load_state(folder / "last.pt")["position"]["epoch"] == 1
+    assert [record["epoch"] for record in read_metrics(folder / "metrics.jsonl")] == [1]
+    assert run_training(TrainSettings(out_dir=folder, resume=True)).epochs == 2
+
+
+def test_the_network_that_was_chosen_is_named(
+    settings: Settings, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="aps_deploy.training"):
+        run_training(settings(arch="resnet18_aps3", recipe="cifar10", epochs=1, max_train_images=2, holdout=2))
+    assert "network cifar_resnet18_aps3 with recipe cifar10, on cpu in float32" in caplog.messages
 
 
 def test_the_authors_way_of_naming(settings: Settings, tmp_path: Path) -> None:
