@@ -1,172 +1,30 @@
 """The command line: one thin Typer command per verb.
 
-Only this file turns an error into an exit code and prints (0 done, 1 a gate or an operation failed, 2 wrong usage or
-unreadable input). What a command does lives in the module it imports when it runs, so that ``aps-deploy --help`` waits
-for none of them.
+What a command does lives in the module it imports when it runs, so that ``aps-deploy --help`` waits for none of them.
+`aps_deploy.console` turns errors into exit codes.
 """
 
 from __future__ import annotations
 
-import logging
 import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import typer
-from typer.core import TyperGroup
 
-from aps_deploy import __version__, options
-from aps_deploy.errors import ApsError, InputError
+from aps_deploy import options
+from aps_deploy.console import new_app, print_rows
+from aps_deploy.errors import InputError
 from aps_deploy.training import options as train_options
+from aps_deploy.training.command import train
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
-    from aps_deploy.training.loop import TrainResult
 
-_LOGGER = logging.getLogger(__name__)
-
-
-class _Commands(TyperGroup):
-    """The group of commands, at whose edge errors become one sentence and an exit code."""
-
-    def invoke(self, ctx: Any) -> Any:
-        try:
-            return super().invoke(ctx)
-        except ApsError as error:
-            _LOGGER.debug("where the error came from:", exc_info=True)
-            typer.echo(f"Error: {error}", err=True)
-            raise typer.Exit(error.exit_code) from None
-        except OSError as error:
-            # A folder that may not be written, a disk that is full: the machine's fault and no bug, if a file is named.
-            if error.filename is None or error.strerror is None:
-                raise
-            _LOGGER.debug("where the error came from:", exc_info=True)
-            typer.echo(f"Error: {error.filename}: {error.strerror}.", err=True)
-            raise typer.Exit(1) from None
-        except KeyboardInterrupt:
-            typer.echo("Interrupted.", err=True)
-            raise typer.Exit(130) from None
-
-
-app = typer.Typer(
-    name="aps-deploy",
-    cls=_Commands,
-    no_args_is_help=True,
-    add_completion=False,
-    pretty_exceptions_enable=False,
-    # Plain help takes a third of the time of coloured help, and is easier to search.
-    rich_markup_mode=None,
-    context_settings={
-        "help_option_names": ["-h", "--help"],
-        # The authors' scripts write --filter_size: underscores and dashes mean the same.
-        "token_normalize_func": lambda name: name.replace("_", "-"),
-        "max_content_width": 110,
-    },
-)
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        typer.echo(f"aps-deploy {__version__}")
-        raise typer.Exit
-
-
-@app.callback()
-def common(
-    verbose: Annotated[
-        int, typer.Option("--verbose", "-v", count=True, help="Say more; twice for debugging.", show_default=False)
-    ] = 0,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
-    ] = False,
-) -> None:
-    """Train shift-invariant image classifiers, export them, and prove that the exported file kept the property."""
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("aps_deploy").setLevel([logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)])
-
-
-@app.command()
-def train(
-    arch: train_options.Arch = None,
-    data: train_options.Data = None,
-    out_dir: train_options.OutDir = None,
-    recipe: train_options.Recipe = None,
-    resume: train_options.Resume = False,
-    evaluate: train_options.Evaluate = False,
-    weights: train_options.Weights = None,
-    seed: train_options.Seed = None,
-    filter_size: train_options.FilterSize = None,
-    criterion: train_options.Criterion = None,
-    selection: train_options.Selection = None,
-    pool_only: train_options.PoolOnly = None,
-    padding: train_options.Padding = None,
-    epochs: train_options.Epochs = None,
-    batch_size: train_options.BatchSize = None,
-    learning_rate: train_options.LearningRate = None,
-    momentum: train_options.Momentum = None,
-    nesterov: train_options.Nesterov = None,
-    weight_decay: train_options.WeightDecay = None,
-    label_smoothing: train_options.LabelSmoothing = None,
-    schedule: train_options.Schedule = None,
-    step_epochs: train_options.StepEpochs = None,
-    step_factor: train_options.StepFactor = None,
-    warmup_share: train_options.WarmupShare = None,
-    flip: train_options.Flip = None,
-    crop_padding: train_options.CropPadding = None,
-    crop_padding_mode: train_options.CropPaddingMode = None,
-    circular_data_aug: train_options.CircularDataAug = None,
-    circular_shift: train_options.CircularShift = None,
-    holdout: train_options.Holdout = None,
-    max_train_images: train_options.MaxTrainImages = None,
-    image_size: train_options.ImageSize = None,
-    resize: train_options.Resize = None,
-    download: train_options.Download = None,
-    workers: train_options.Workers = None,
-    precision: train_options.Precision = None,
-    channels_last: train_options.ChannelsLast = None,
-    compile: train_options.Compile = None,
-    device: options.Device = None,
-    validate_consistency: train_options.ValidateConsistency = None,
-    progress: train_options.Progress = None,
-) -> None:
-    """Train a network, or continue a run that was stopped.
-
-    What is not given is the recipe's value: cifar10 and imagenet are the APS authors' settings, fast is for people in
-    a hurry.
-    """
-    # The options are the fields of the settings; tests/cli checks that none is missing.
-    chosen = dict(locals())
-    from aps_deploy.training.settings import TrainSettings
-
-    settings = TrainSettings(**chosen)
-    if settings.evaluate:
-        from aps_deploy.training.evaluate import evaluate_run
-
-        _print_rows(evaluate_run(settings).rows())
-        return
-    # A run without a progress bar would be silent for hours: its epochs are worth a line each.
-    logging.getLogger("aps_deploy.training").setLevel(logging.INFO)
-    from aps_deploy.training.loop import run_training
-
-    result = run_training(settings)
-    typer.echo(_train_summary(result))
-    if result.interrupted_by is not None:
-        raise typer.Exit(130 if result.interrupted_by == "SIGINT" else 143)
-
-
-def _train_summary(result: TrainResult) -> str:
-    lines = [f"{result.epochs} of {result.num_epochs} epochs done; everything is in {result.out_dir}"]
-    if result.test is not None:
-        consistency = "" if result.test.consistency is None else f", shift consistency {result.test.consistency:.2%}"
-        lines.append(f"test accuracy {result.test.accuracy:.2%}{consistency} on {result.test.num_images} images")
-    if result.interrupted_by is not None:
-        resume = f"aps-deploy train --resume --out-dir {result.out_dir}"
-        lines.append(f"stopped by {result.interrupted_by}; continue with: {resume}")
-    elif result.checkpoint.is_file():
-        lines.append(f"next: aps-deploy export {result.checkpoint} -o model.onnx")
-    return "\n".join(lines)
+app = new_app()
+app.command()(train)
 
 
 @app.command()
@@ -209,13 +67,7 @@ def evaluate(
     if json:
         _print_json(result.to_dict())
     else:
-        _print_rows(result.rows())
-
-
-def _print_rows(rows: list[tuple[str, str]]) -> None:
-    width = max(len(name) for name, _ in rows)
-    for name, value in rows:
-        typer.echo(f"{name:<{width}}  {value}")
+        print_rows(result.rows())
 
 
 @app.command("import")
@@ -329,10 +181,7 @@ def predict(
         list[Path], typer.Argument(metavar="IMAGE...", help="Image files, or folders of them.", show_default=False)
     ],
     top_k: Annotated[int, typer.Option("--top-k", "-k", min=1, help="Classes to show per image.")] = 5,
-    preprocessing: Annotated[
-        str | None,
-        typer.Option("--preprocessing", metavar="NAME", help="cifar10 or imagenet [default: the file's]."),
-    ] = None,
+    preprocessing: options.Preprocessing = None,
     runtime: options.Runtime = None,
     device: options.Device = None,
     batch_size: options.BatchSize = 32,

@@ -129,6 +129,8 @@ def setup(settings: TrainSettings) -> tuple[Run, dict[str, Any] | None]:
     seed_everything(recipe.seed)
     model = build_model(settings, architecture.name, num_classes=len(found.class_names))
     _fill_weights(model, settings, stored)
+    # Decoding may take minutes, so it comes after everything that can be refused.
+    data = found.load(max_train_images=settings.max_train_images)
     _LOGGER.info(
         "network %s with recipe %s, on %s in %s",
         architecture.name,
@@ -136,8 +138,6 @@ def setup(settings: TrainSettings) -> tuple[Run, dict[str, Any] | None]:
         arithmetic.device,
         arithmetic.name,
     )
-    # Decoding may take minutes, so it comes after everything that can be refused.
-    data = found.load(max_train_images=settings.max_train_images)
     trainer = build_trainer(
         model,
         recipe,

@@ -34,7 +34,11 @@ OutDir = Annotated[
 ]
 Recipe = Annotated[
     RecipeName | None,
-    Option("--recipe", help="Set of defaults; by default cifar10 or imagenet, by the architecture's family."),
+    Option(
+        "--recipe",
+        help="Set of defaults; by default cifar10 or imagenet, by the architecture's family. Where both families have "
+        "--arch, cifar10 and fast take the CIFAR one: resnet18_aps3 becomes cifar_resnet18_aps3.",
+    ),
 ]
 Resume = Annotated[bool, Option("--resume", help="Continue the run in --out-dir.")]
 Evaluate = Annotated[

@@ -105,9 +105,30 @@ class TestEdge:
         raising(error)
         is_one_sentence(invoke("models"), str(error), exit_code=exit_code)
 
-    def test_a_file_the_system_refuses(self, invoke: Invoke, raising: Callable[[BaseException], None]) -> None:
-        raising(PermissionError(errno.EACCES, "Permission denied", "/there"))
-        is_one_sentence(invoke("models"), "/there", "Permission denied", exit_code=1)
+    @pytest.mark.parametrize(
+        ("kind", "code", "name", "exit_code"),
+        [
+            (PermissionError, errno.EACCES, "input", 2),
+            (IsADirectoryError, errno.EISDIR, "", 2),
+            (FileNotFoundError, errno.ENOENT, "output", 2),
+            (PermissionError, errno.EACCES, "output", 1),
+            (OSError, errno.EIO, "input", 1),
+        ],
+    )
+    def test_a_file_the_system_refuses(
+        self,
+        invoke: Invoke,
+        raising: Callable[[BaseException], None],
+        tmp_path: Path,
+        kind: type[OSError],
+        code: int,
+        name: str,
+        exit_code: int,
+    ) -> None:
+        (tmp_path / "input").touch()
+        path, reason = str(tmp_path / name), os.strerror(code)
+        raising(kind(code, reason, path))
+        is_one_sentence(invoke("models"), path, reason, exit_code=exit_code)
 
     def test_an_interrupt_is_130(self, invoke: Invoke, raising: Callable[[BaseException], None]) -> None:
         raising(KeyboardInterrupt())
@@ -119,6 +140,56 @@ class TestEdge:
         raising(ZeroDivisionError())
         with pytest.raises(ZeroDivisionError):
             invoke("models")
+
+    @pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
+    def test_inputs_without_permission(self, invoke: Invoke, checkpoint: Path, images: Path, tmp_path: Path) -> None:
+        locked = tmp_path / "locked.safetensors"
+        locked.write_bytes(checkpoint.read_bytes())
+        locked.chmod(0)
+        for arguments in (("predict", locked, images), ("export", locked, "-o", tmp_path / "x.onnx")):
+            is_one_sentence(invoke(*arguments), str(locked))
+
+    @pytest.mark.parametrize(
+        "arguments",
+        [
+            ("predict", "FOLDER.safetensors", "IMAGE"),
+            ("predict", "FOLDER.onnx", "IMAGE"),
+            ("evaluate", "FOLDER.onnx", "--data", "IMAGES"),
+            ("export", "FOLDER.safetensors", "-o", "OUT/x.onnx"),
+            ("import", "FOLDER.safetensors", "-o", "OUT/x.safetensors"),
+            ("import", "FOLDER.pth", "-o", "OUT/x.safetensors"),
+            ("verify", "FOLDER.onnx", "--reference", "CHECKPOINT", "--data", "IMAGES"),
+            ("train", "--arch", "resnet20", "--data", "IMAGES", "--weights", "FOLDER.pth", "--out-dir", "OUT/run"),
+            ("train", "--resume", "--out-dir", "IMAGE"),
+        ],
+    )
+    def test_folders_in_place_of_files(
+        self,
+        invoke: Invoke,
+        checkpoint: Path,
+        images: Path,
+        folder: Path,
+        tmp_path: Path,
+        arguments: tuple[str, ...],
+    ) -> None:
+        names = {
+            "IMAGES": images,
+            "IMAGE": images / "test" / "cat" / "0.png",
+            "CHECKPOINT": checkpoint,
+            "OUT": folder,
+            "FOLDER": tmp_path / "a-folder",
+        }
+        words = []
+        for word in arguments:
+            for name, path in names.items():
+                if word.startswith(name) and not word.startswith(f"{name}S"):
+                    word = word.replace(name, str(path), 1)
+                    break
+            words.append(word)
+            if "a-folder" in word:
+                Path(word).mkdir()
+        is_one_sentence(invoke(*words))
+        assert not list(folder.iterdir())
 
 
 class TestTrain:
@@ -173,7 +244,11 @@ class TestTrain:
             *("train", "--arch", "resnet20", "--recipe", "fast", "--data", tmp_path / "data", *run),
             *("--image-size", "100", "--workers", "1", "--batch-size", "2", "--epochs", "1"),
         )
-        is_one_sentence(result, str(broken), "cannot be read")
+        assert result.exit_code == 2 and result.stdout == ""
+        # The run has begun and said so.
+        begun, error = result.stderr.splitlines()
+        assert begun.startswith("network resnet20 with recipe fast")
+        assert error.startswith(f"Error: image {broken} cannot be read")
         broken.write_bytes(whole)
         assert invoke("train", "--resume", *run).exit_code == 0
 

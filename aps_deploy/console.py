@@ -1,0 +1,100 @@
+"""The edge of the command line: errors become one sentence and an exit code, and nothing else prints them.
+
+0 done, 1 a gate or an operation failed, 2 wrong usage or unreadable input. `aps_deploy.cli` and the modules that
+launchers start (`python -m aps_deploy.training`) build their commands on it; it imports nothing heavy.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import os
+import sys
+from typing import Annotated, Any
+
+import typer
+from typer.core import TyperGroup
+
+from aps_deploy import __version__
+from aps_deploy.errors import ApsError, InputError
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class Commands(TyperGroup):
+    """The group of commands, at whose edge errors become one sentence and an exit code."""
+
+    def invoke(self, ctx: Any) -> Any:
+        """Run the command."""
+        try:
+            return super().invoke(ctx)
+        except ApsError as error:
+            _LOGGER.debug("where the error came from:", exc_info=True)
+            typer.echo(f"Error: {error}", err=True)
+            raise typer.Exit(error.exit_code) from None
+        except OSError as error:
+            # A file that may not be opened, a disk that breaks: no bug, if a file is named.
+            if error.filename is None or error.strerror is None:
+                raise
+            _LOGGER.debug("where the error came from:", exc_info=True)
+            typer.echo(f"Error: cannot open {error.filename}: {error.strerror}; check the path.", err=True)
+            raise typer.Exit((InputError if _is_unreadable(error) else ApsError).exit_code) from None
+        except KeyboardInterrupt:
+            typer.echo("Interrupted.", err=True)
+            raise typer.Exit(130) from None
+
+
+def _is_unreadable(error: OSError) -> bool:
+    """Tell an input that cannot be read from an output that cannot be written, most of which have errors of ours."""
+    if error.errno in (errno.EACCES, errno.EPERM):
+        # What is not there, in a folder that may be looked into, was to be written.
+        path = os.fspath(error.filename)
+        return os.path.lexists(path) or not os.access(os.path.dirname(path) or ".", os.X_OK)
+    return error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG)
+
+
+def new_app() -> typer.Typer:
+    """Return an application without commands yet, with the options that come before the command's name."""
+    app = typer.Typer(
+        name="aps-deploy",
+        cls=Commands,
+        no_args_is_help=True,
+        add_completion=False,
+        pretty_exceptions_enable=False,
+        # Plain help takes a third of the time of coloured help, and is easier to search.
+        rich_markup_mode=None,
+        context_settings={
+            "help_option_names": ["-h", "--help"],
+            # The authors' scripts write --filter_size: underscores and dashes mean the same.
+            "token_normalize_func": lambda name: name.replace("_", "-"),
+            "max_content_width": 110,
+        },
+    )
+    app.callback()(common)
+    return app
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"aps-deploy {__version__}")
+        raise typer.Exit
+
+
+def common(
+    verbose: Annotated[
+        int, typer.Option("--verbose", "-v", count=True, help="Say more; twice for debugging.", show_default=False)
+    ] = 0,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    """Train shift-invariant image classifiers, export them, and prove that the exported file kept the property."""
+    logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
+    logging.getLogger("aps_deploy").setLevel([logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)])
+
+
+def print_rows(rows: list[tuple[str, str]]) -> None:
+    """Print names and values in two columns."""
+    width = max(len(name) for name, _ in rows)
+    for name, value in rows:
+        typer.echo(f"{name:<{width}}  {value}")

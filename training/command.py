@@ -1,0 +1,99 @@
+"""The command `aps-deploy train`: settings from the command line, a run, and its summary.
+
+Imports no torch, so that the help is there at once.
+"""
+
+from __future__ import annotations
+
+import logging
+from typing import TYPE_CHECKING
+
+import typer
+
+from aps_deploy import options
+from aps_deploy.console import print_rows
+from aps_deploy.training import options as settings_options
+
+if TYPE_CHECKING:
+    from aps_deploy.training.loop import TrainResult
+
+
+def train(
+    arch: settings_options.Arch = None,
+    data: settings_options.Data = None,
+    out_dir: settings_options.OutDir = None,
+    recipe: settings_options.Recipe = None,
+    resume: settings_options.Resume = False,
+    evaluate: settings_options.Evaluate = False,
+    weights: settings_options.Weights = None,
+    seed: settings_options.Seed = None,
+    filter_size: settings_options.FilterSize = None,
+    criterion: settings_options.Criterion = None,
+    selection: settings_options.Selection = None,
+    pool_only: settings_options.PoolOnly = None,
+    padding: settings_options.Padding = None,
+    epochs: settings_options.Epochs = None,
+    batch_size: settings_options.BatchSize = None,
+    learning_rate: settings_options.LearningRate = None,
+    momentum: settings_options.Momentum = None,
+    nesterov: settings_options.Nesterov = None,
+    weight_decay: settings_options.WeightDecay = None,
+    label_smoothing: settings_options.LabelSmoothing = None,
+    schedule: settings_options.Schedule = None,
+    step_epochs: settings_options.StepEpochs = None,
+    step_factor: settings_options.StepFactor = None,
+    warmup_share: settings_options.WarmupShare = None,
+    flip: settings_options.Flip = None,
+    crop_padding: settings_options.CropPadding = None,
+    crop_padding_mode: settings_options.CropPaddingMode = None,
+    circular_data_aug: settings_options.CircularDataAug = None,
+    circular_shift: settings_options.CircularShift = None,
+    holdout: settings_options.Holdout = None,
+    max_train_images: settings_options.MaxTrainImages = None,
+    image_size: settings_options.ImageSize = None,
+    resize: settings_options.Resize = None,
+    download: settings_options.Download = None,
+    workers: settings_options.Workers = None,
+    precision: settings_options.Precision = None,
+    channels_last: settings_options.ChannelsLast = None,
+    compile: settings_options.Compile = None,
+    device: options.Device = None,
+    validate_consistency: settings_options.ValidateConsistency = None,
+    progress: settings_options.Progress = None,
+) -> None:
+    """Train a network, or continue a run that was stopped.
+
+    What is not given is the recipe's value: cifar10 and imagenet are the APS authors' settings, fast is for people in
+    a hurry.
+    """
+    # The options are the fields of the settings; tests/cli checks that none is missing.
+    chosen = dict(locals())
+    from aps_deploy.training.settings import TrainSettings
+
+    settings = TrainSettings(**chosen)
+    if settings.evaluate:
+        from aps_deploy.training.evaluate import evaluate_run
+
+        print_rows(evaluate_run(settings).rows())
+        return
+    # A run without a progress bar would be silent for hours: its epochs are worth a line each.
+    logging.getLogger("aps_deploy.training").setLevel(logging.INFO)
+    from aps_deploy.training.loop import run_training
+
+    result = run_training(settings)
+    typer.echo(_train_summary(result))
+    if result.interrupted_by is not None:
+        raise typer.Exit(130 if result.interrupted_by == "SIGINT" else 143)
+
+
+def _train_summary(result: TrainResult) -> str:
+    lines = [f"{result.epochs} of {result.num_epochs} epochs done; everything is in {result.out_dir}"]
+    if result.test is not None:
+        consistency = "" if result.test.consistency is None else f", shift consistency {result.test.consistency:.2%}"
+        lines.append(f"test accuracy {result.test.accuracy:.2%}{consistency} on {result.test.num_images} images")
+    if result.interrupted_by is not None:
+        resume = f"aps-deploy train --resume --out-dir {result.out_dir}"
+        lines.append(f"stopped by {result.interrupted_by}; continue with: {resume}")
+    elif result.checkpoint.is_file():
+        lines.append(f"next: aps-deploy export {result.checkpoint} -o model.onnx")
+    return "\n".join(lines)
