@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +11,8 @@ from pathlib import Path
 import pytest
 import torch
 from PIL import Image
-from safetensors.torch import save_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from typer.testing import Result
 
 from aps_deploy.errors import ApsError, InputError
@@ -59,6 +61,19 @@ def foreign(tmp_path: Path) -> Path:
     path = tmp_path / "foreign.safetensors"
     save_file({"embedding.weight": torch.zeros(4, 4)}, path)
     return path
+
+
+@pytest.fixture
+def full_disk(monkeypatch: pytest.MonkeyPatch) -> Callable[[], None]:
+    """Return what fills the disk: from its call on, nothing more is written to it."""
+
+    def fill() -> None:
+        def full(descriptor: int) -> None:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+        monkeypatch.setattr(os, "fsync", full)
+
+    return fill
 
 
 class TestUsage:
@@ -230,6 +245,43 @@ class TestTrain:
         )
         is_one_sentence(result, "--label-smoothing", "2")
 
+    def test_full_disk_leaves_the_last_checkpoint(
+        self, invoke: Invoke, images: Path, folder: Path, full_disk: Callable[[], None], monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        from aps_deploy.training import loop
+
+        original, epochs = loop.append_metrics, []
+
+        def filling(path: Path, record: dict[str, object]) -> None:
+            original(path, record)
+            epochs.append(record["epoch"])
+            if len(epochs) == 2:
+                full_disk()
+
+        monkeypatch.setattr(loop, "append_metrics", filling)
+        run = folder / "run"
+        arguments = ("--arch", "resnet20", "--recipe", "fast", "--data", images, "--epochs", "2", "--out-dir", run)
+        result = invoke("train", *arguments)
+        assert result.exit_code == 1 and result.stdout == ""
+        error = result.stderr.splitlines()[-1]
+        assert error.startswith(f"Error: cannot write {run}") and "disk is full" in error
+        assert "Traceback" not in result.output
+        monkeypatch.undo()
+        for name in ("best.safetensors", "last.safetensors"):
+            with safe_open(run / name, framework="pt") as handle:
+                assert json.loads(handle.metadata()["aps_deploy"])["training"]["epochs"] == 1
+        assert not list(run.glob(".*")), "temporary files are left behind"
+        assert "2 of 2 epochs" in invoke("train", "--resume", "--out-dir", run).stdout
+
+    def test_full_disk_from_the_start(
+        self, invoke: Invoke, images: Path, folder: Path, full_disk: Callable[[], None]
+    ) -> None:
+        full_disk()
+        run = folder / "run"
+        result = invoke("train", "--arch", "resnet20", "--recipe", "fast", "--data", images, "--out-dir", run)
+        assert result.exit_code == 1 and "disk is full" in result.stderr.splitlines()[-1]
+        assert not list(run.iterdir()), "the same command works once there is space"
+
     def test_truncated_image_met_by_a_loader_process(self, invoke: Invoke, folder: Path, tmp_path: Path) -> None:
         for name in ("cat", "dog"):
             (tmp_path / "data" / "train" / name).mkdir(parents=True)
@@ -278,12 +330,26 @@ class TestImport:
     def test_class_names_that_do_not_fit(self, invoke: Invoke, checkpoint: Path, folder: Path, tmp_path: Path) -> None:
         names = tmp_path / "names.txt"
         names.write_text("only\ntwo\n")
-        from safetensors.torch import load_file, save_file
-
         plain = tmp_path / "plain.safetensors"
         save_file(load_file(checkpoint), plain)
         result = invoke("import", plain, "-o", folder / "x.safetensors", "--class-names", names)
         is_one_sentence(result, "2", "3")
+        assert not list(folder.iterdir())
+
+    def test_output_over_the_source(self, invoke: Invoke, checkpoint: Path, folder: Path) -> None:
+        source = folder / "weights.safetensors"
+        save_file(load_file(checkpoint), source)
+        before = source.read_bytes()
+        is_one_sentence(invoke("import", source, "-o", source), str(source), "another name")
+        assert source.read_bytes() == before and list(folder.iterdir()) == [source]
+
+    @pytest.mark.parametrize("name", ["model.pt", "model", "model.onnx"])
+    def test_output_of_another_kind(
+        self, invoke: Invoke, checkpoint: Path, folder: Path, tmp_path: Path, name: str
+    ) -> None:
+        source = tmp_path / "weights.safetensors"
+        save_file(load_file(checkpoint), source)
+        is_one_sentence(invoke("import", source, "-o", folder / name), str(folder / name), "model.safetensors")
         assert not list(folder.iterdir())
 
 
@@ -315,16 +381,50 @@ class TestExport:
         is_one_sentence(invoke("export", checkpoint, "-o", folder / name), str(folder))
         assert not list(folder.iterdir())
 
+    def test_a_document_of_somebody_else_beside_it(self, invoke: Invoke, folder: Path, checkpoint: Path) -> None:
+        foreign = folder / "x.json"
+        foreign.write_text('{"mine": true}')
+        is_one_sentence(invoke("export", checkpoint, "-o", folder / "x.onnx"), str(foreign))
+        assert list(folder.iterdir()) == [foreign] and foreign.read_text() == '{"mine": true}'
+
+    @pytest.mark.parametrize(
+        "damage",
+        [
+            lambda text: text[: len(text) // 2],
+            lambda text: "[]",
+            lambda text: text.replace('"preprocessing"', '"processing"'),
+            lambda text: text.replace('"resnet20_aps3"', '"resnet21_aps3"'),
+            lambda text: text.replace('"resnet20_aps3"', "20"),
+            lambda text: text.replace('"format": 1', '"format": 99'),
+        ],
+        ids=["half", "list", "no-preprocessing", "no-such-network", "number", "format"],
+    )
+    @pytest.mark.parametrize("verb", ["export", "predict"])
+    def test_damaged_metadata(
+        self,
+        invoke: Invoke,
+        folder: Path,
+        checkpoint: Path,
+        images: Path,
+        tmp_path: Path,
+        verb: str,
+        damage: Callable[[str], str],
+    ) -> None:
+        with safe_open(checkpoint, framework="pt") as handle:
+            text = handle.metadata()["aps_deploy"]
+        assert damage(text) != text
+        damaged = tmp_path / "damaged.safetensors"
+        save_file(load_file(checkpoint), damaged, metadata={"aps_deploy": damage(text)})
+        rest = ("-o", folder / "x.onnx") if verb == "export" else (images / "test" / "cat" / "0.png",)
+        is_one_sentence(invoke(verb, damaged, *rest))
+        assert not list(folder.iterdir())
+
     def test_full_disk_leaves_the_old_file(
-        self, invoke: Invoke, folder: Path, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+        self, invoke: Invoke, folder: Path, checkpoint: Path, full_disk: Callable[[], None]
     ) -> None:
         target = folder / "x.onnx"
         target.write_bytes(b"older")
-
-        def full(descriptor: int) -> None:
-            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-
-        monkeypatch.setattr(os, "fsync", full)
+        full_disk()
         is_one_sentence(invoke("export", checkpoint, "-o", target), "disk is full", exit_code=1)
         assert [path.name for path in folder.iterdir()] == ["x.onnx"]
         assert target.read_bytes() == b"older"
@@ -384,6 +484,24 @@ class TestVerify:
         is_one_sentence(
             invoke("verify", onnx_file, *data, "--gate", "top1_consistancy=95"), "top1_consistancy", "top1_consistency"
         )
+
+    def test_full_disk_leaves_the_old_certificate(
+        self,
+        invoke: Invoke,
+        onnx_file: Path,
+        checkpoint: Path,
+        images: Path,
+        folder: Path,
+        full_disk: Callable[[], None],
+    ) -> None:
+        certificate = folder / "certificate.json"
+        data = ("--reference", checkpoint, "--data", images / "test", "--images", "2", "--shifts", "1")
+        assert invoke("verify", onnx_file, *data, "-o", certificate).exit_code == 0
+        older = certificate.read_bytes()
+        full_disk()
+        result = invoke("verify", onnx_file, *data, "-o", certificate)
+        is_one_sentence(result, str(certificate), "disk is full", exit_code=1)
+        assert certificate.read_bytes() == older and list(folder.iterdir()) == [certificate]
 
 
 class TestEvaluate:

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import typer.main
@@ -43,6 +47,33 @@ def test_summaries_fit_in_the_list_of_commands(invoke: Invoke, verb: str) -> Non
     (line,) = [line for line in invoke("--help").output.splitlines() if line.split()[:1] == [verb]]
     assert line.endswith("."), line
     assert not line.endswith("..."), line
+
+
+def test_training_starts_as_a_module_without_the_other_commands() -> None:
+    """As `torchrun -m aps_deploy.training ...` starts it."""
+    code = (
+        "import runpy, sys; sys.argv[1:] = ['--help']\n"
+        "try: runpy.run_module('aps_deploy.training', run_name='__main__', alter_sys=True)\n"
+        "finally: print('CLI' if 'aps_deploy.cli' in sys.modules else 'ALONE')"
+    )
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    result = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=environment, check=False)
+    assert result.returncode == 0, result.stderr
+    assert "--circular-data-aug" in result.stdout and result.stdout.endswith("ALONE\n")
+
+
+def test_errors_of_the_module_are_the_commands_errors(tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "aps_deploy.training", "--arch", "resnet20", "--data", "x"]
+    environment = {**os.environ, "PYTHONPATH": str(Path(__file__).parents[2])}
+    result = subprocess.run(command, capture_output=True, text=True, env=environment, check=False, cwd=tmp_path)
+    assert result.returncode == 2
+    assert (
+        result.stderr == "Error: --out-dir is missing; name a new folder for the run, such as --out-dir runs/first.\n"
+    )
+
+
+def test_help_says_how_a_recipe_chooses_the_network(invoke: Invoke) -> None:
+    assert "resnet18_aps3 becomes cifar_resnet18_aps3" in " ".join(invoke("train", "--help").output.split())
 
 
 def test_train_offers_every_setting_under_its_own_name() -> None:
