@@ -74,7 +74,8 @@ def save_state(
     buffer = io.BytesIO()
     torch.save(document, buffer)
     with atomic_path(path) as temporary:
-        temporary.write_bytes(buffer.getbuffer())
+        # A copy: Python 3.12.1 crashes when a view of the buffer is collected with an error's traceback.
+        temporary.write_bytes(buffer.getvalue())
 
 
 def load_state(path: Path) -> dict[str, Any]:
