@@ -1,7 +1,8 @@
 """Named sets of hyper-parameters, and how a run's settings override them.
 
 `cifar10` and `imagenet` are the values of the authors' released training scripts (Chaman and Dokmanic, CVPR 2021);
-`fast` reaches close to the same accuracy on CIFAR-10 in a tenth of the epochs.
+`fast` is for people in a hurry: an eighth of the epochs, one cycle of the learning
+rate, and bf16 where the processor has it.
 """
 
 from __future__ import annotations
@@ -54,7 +55,7 @@ RECIPES: dict[str, Recipe] = {
         circular_shift=32, holdout=0, image_size=224, resize=256, mean=IMAGENET.mean, std=IMAGENET.std, workers=4,
     ),
     "fast": Recipe(
-        epochs=15, batch_size=128, learning_rate=0.15, nesterov=True, weight_decay=5e-4, label_smoothing=0.1,
+        epochs=30, batch_size=128, learning_rate=0.15, nesterov=True, weight_decay=5e-4, label_smoothing=0.1,
         schedule="one-cycle", crop_padding=4, crop_padding_mode="reflect", circular_shift=3, holdout=0, image_size=32,
         mean=CIFAR10.mean, std=CIFAR10.std, precision="auto",
     ),
