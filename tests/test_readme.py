@@ -3,16 +3,21 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import re
 import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import typer.main
+from PIL import Image
+from typer.testing import CliRunner
 
 import aps_deploy
 from aps_deploy.cli import app
+from aps_deploy.files import sha256_of
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -59,3 +64,43 @@ def test_the_python_names_exist() -> None:
     assert used
     for name in used:
         assert hasattr(aps_deploy, name)
+
+
+# What is appended to a command to make it small; the command itself is run as it stands in the README.
+SMALLER = {
+    # Steps as small as these leave the network near its initialisation: diverged, it would see constants, all tied.
+    "train": "--epochs 2 --batch-size 4 --lr 0.001 --image-size 64 --resize 72 --workers 0 --device cpu --no-progress",
+    "evaluate": "--shifts 2 --shift-images 4 --device cpu --no-progress",
+    "export": "",
+    "verify": "--images 4 --shifts 4 --device cpu",
+    "predict": "--device cpu",
+}
+
+
+@pytest.mark.slow
+def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On the folder of photographs that the README describes, here of coloured clouds."""
+    monkeypatch.chdir(tmp_path)
+    generator = np.random.default_rng(0)
+    for split, count in (("train", 4), ("val", 2)):
+        for label, name in enumerate(("cat", "dog")):
+            folder = Path("photos", split, name)
+            folder.mkdir(parents=True)
+            for number in range(count):
+                clouds = generator.integers(100 * label, 100 * label + 150, (9, 10, 3), dtype=np.uint8)
+                Image.fromarray(clouds).resize((100, 90), Image.Resampling.BICUBIC).save(folder / f"{number}.jpg")
+    Image.open("photos/val/cat/0.jpg").save("picture.jpg")
+
+    outputs: dict[str, str] = {}
+    for line in COMMANDS:
+        _, verb, *arguments = shlex.split(line, comments=True)
+        result = CliRunner().invoke(app, [verb, *arguments, *shlex.split(SMALLER[verb])])
+        assert result.exit_code == 0, f"{line}: {result.output}"
+        outputs[verb] = result.stdout
+
+    assert set(outputs) == set(SMALLER)
+    assert re.search(r"^accuracy +\d+\.\d\d %$", outputs["evaluate"], flags=re.MULTILINE)
+    assert json.loads(Path("photos.json").read_text())["sha256"] == sha256_of("photos.onnx")
+    (certificate,) = Path().glob("*certificate*.json")
+    assert json.loads(certificate.read_text())["passed"]
+    assert {"cat", "dog"} <= set(outputs["predict"].split())
