@@ -24,7 +24,6 @@ from aps_deploy.training.interrupt import StopRequest
 from aps_deploy.training.metrics import METRICS_FILE, append_metrics, keep_epochs, read_metrics
 from aps_deploy.training.outputs import (
     BEST_FILE,
-    LAST_FILE,
     SETTINGS_FILE,
     check_out_dir,
     make_out_dir,
@@ -39,8 +38,6 @@ from aps_deploy.training.settings import TrainSettings, continued
 from aps_deploy.training.state import STATE_FILE, Position, load_state, restore_random_states, seed_everything
 from aps_deploy.training.step import Trainer, train_epoch
 from aps_deploy.training.validate import Validation, validate
-
-__all__ = ["BEST_FILE", "LAST_FILE", "TrainResult", "run_training"]
 
 _LOGGER = logging.getLogger(__name__)
 
