@@ -266,7 +266,7 @@ def demo(
     out_dir: Annotated[Path, typer.Option("--out-dir", metavar="DIR", help="Folder for everything it makes.")] = Path(
         "aps-deploy-demo"
     ),
-    images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="Images to try under every shift.")] = 16,
+    images: Annotated[int, typer.Option("--images", min=1, metavar="N", help="Images to try under every shift.")] = 8,
     epochs: Annotated[int, typer.Option("--epochs", min=1, help="Epochs of the training step.")] = 2,
 ) -> None:
     """Show all of it on the images and models inside the package.

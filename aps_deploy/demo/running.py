@@ -55,7 +55,7 @@ class DemoSettings:
     """
 
     out_dir: Path = Path("aps-deploy-demo")
-    num_shifted: int = 16
+    num_shifted: int = 8
     fine_tune_epochs: int = 2
 
 

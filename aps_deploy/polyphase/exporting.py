@@ -8,21 +8,23 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from contextvars import ContextVar
 
-_exporting: ContextVar[bool] = ContextVar("aps_deploy_exporting", default=False)
+# A plain number, because torch.compile of PyTorch 2.11 cannot trace a ContextVar; so export and run a model in different
+# processes, not in different threads at the same time.
+_depth = 0
 
 
 def is_exporting() -> bool:
     """Return whether the caller runs inside :func:`exporting`."""
-    return _exporting.get()
+    return _depth > 0
 
 
 @contextlib.contextmanager
 def exporting() -> Iterator[None]:
     """Within this block, layers trace the form meant for files (the classifier head is a float32 product)."""
-    token = _exporting.set(True)
+    global _depth
+    _depth += 1
     try:
         yield
     finally:
-        _exporting.reset(token)
+        _depth -= 1
