@@ -9,8 +9,8 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 
-# A plain number, because torch.compile of PyTorch 2.11 cannot trace a ContextVar; so export and run a model in different
-# processes, not in different threads at the same time.
+# A plain number, because torch.compile of PyTorch 2.11 cannot trace a ContextVar; so export and run a model in
+# different processes, not in different threads at the same time.
 _depth = 0
 
 
