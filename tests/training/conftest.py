@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from PIL import Image
 
 from aps_deploy.training.settings import TrainSettings
+from tests.threads import one_thread  # noqa: F401 (a fixture of this folder)
 
 CLASSES = ("blue", "green", "red")
 
@@ -36,15 +36,6 @@ def data_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_class_folders(root / "train", per_class=16, seed=1)
     write_class_folders(root / "test", per_class=4, seed=2)
     return root
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks this small gain nothing from threads, and on a busy machine threads that wait for each other lose."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 Settings = Callable[..., TrainSettings]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +13,7 @@ from torch import nn
 
 from aps_deploy.models import ResNet, create_model, save_checkpoint
 from aps_deploy.preprocessing import Preprocessing
+from tests.threads import one_thread  # noqa: F401 (a fixture of this folder)
 
 IMAGE_SIZE = 16
 FORMS = ("where", "gather", "custom-op")
@@ -41,15 +41,6 @@ def make_images(count: int, size: int = IMAGE_SIZE, seed: int = 0) -> npt.NDArra
     noise = generator.standard_normal((count, 3, size, size))
     smooth = sum(np.roll(noise, (dy, dx), axis=(2, 3)) for dy in (0, 1) for dx in (0, 1)) / 2
     return (smooth + generator.standard_normal((count, 3, 1, 1))).astype(np.float32)
-
-
-@pytest.fixture(scope="package", autouse=True)
-def one_thread() -> Iterator[None]:
-    """These networks are too small for two threads, which only wait for each other on a busy machine."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture(scope="session")
