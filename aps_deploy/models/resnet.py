@@ -116,7 +116,8 @@ class ResNet(nn.Module):
     def _initialise(self) -> None:
         # As the authors do: He initialisation by fan-out; batch norms start as the identity.
         for module in self.modules():
-            if isinstance(module, nn.Conv2d):
+            # Tensors of the meta device have no values to draw, and drawing them would import sympy for seconds.
+            if isinstance(module, nn.Conv2d) and not module.weight.is_meta:
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
 
     def _name_selection_layers(self) -> list[str]:
