@@ -36,8 +36,10 @@ def evaluate(
     ] = "auto",
     images: options.Images = None,
     protocol: Annotated[
-        Literal["cifar", "imagenet"] | None,
-        typer.Option("--protocol", help="The authors' protocol [default: by the size of the input]."),
+        Literal["cifar", "cifar-crop", "cifar-erase", "cifar-flip", "imagenet"] | None,
+        typer.Option(
+            "--protocol", help="The authors' protocol [default: cifar or imagenet, by the size of the input]."
+        ),
     ] = None,
     shifts: Annotated[
         str, typer.Option("--shifts", metavar="group|all|N|none", help="Shifts tried on the sample.")

@@ -13,7 +13,7 @@ from aps_deploy.training.precision import Arithmetic
 from aps_deploy.training.process import Process
 from aps_deploy.training.recipes import Recipe
 from aps_deploy.training.schedule import Schedule
-from aps_deploy.training.settings import TrainSettings
+from aps_deploy.training.settings import TrainSettings, parse_milestones
 from aps_deploy.training.step import Trainer
 
 
@@ -96,6 +96,7 @@ def build_trainer(
         recipe.epochs,
         steps_per_epoch=-(-num_images // recipe.batch_size),
         step_epochs=recipe.step_epochs,
+        milestones=() if recipe.milestones is None else parse_milestones(recipe.milestones),
         step_factor=recipe.step_factor,
         warmup_share=recipe.warmup_share,
     )

@@ -55,7 +55,7 @@ class FoundData:
     preprocessing: Preprocessing
     parts: Mapping[str, Callable[[], LabelledImages]]
     """What reads the `train`, `val` and `test` images that there are."""
-    holdout: int
+    recipe: Recipe
 
     def load(self, *, max_train_images: int | None = None) -> TrainData:
         """Return the images, decoded where they are held in memory.
@@ -67,7 +67,7 @@ class FoundData:
             InputError: a file is no image, or there are no more training images than are to be held out.
         """
         parts = {name: read() for name, read in self.parts.items()}
-        return _split(parts, self.class_names, self.preprocessing, self.holdout, max_train_images)
+        return _split(parts, self.class_names, self.preprocessing, self.recipe, max_train_images)
 
 
 def find_data(folder: Path, recipe: Recipe, *, download: bool = False) -> FoundData:
@@ -141,7 +141,7 @@ def _find_tree(folder: Path, preprocessing: Preprocessing, recipe: Recipe) -> Fo
         name: partial(open_images, paths, labels, preprocessing, workers=recipe.workers)
         for name, (paths, labels, _) in listings.items()
     }
-    return FoundData(class_names, preprocessing, parts, recipe.holdout)
+    return FoundData(class_names, preprocessing, parts, recipe)
 
 
 def _find_cifar(folder: Path, preprocessing: Preprocessing, recipe: Recipe, *, download: bool) -> FoundData:
@@ -151,7 +151,7 @@ def _find_cifar(folder: Path, preprocessing: Preprocessing, recipe: Recipe, *, d
     parts: dict[str, Callable[[], LabelledImages]] = {
         name: partial(_cifar_images, archive) for name, archive in archives.items()
     }
-    return FoundData(archives["train"].class_names, preprocessing, parts, recipe.holdout)
+    return FoundData(archives["train"].class_names, preprocessing, parts, recipe)
 
 
 def _cifar_images(archive: CifarPart) -> MemoryImages:
@@ -163,14 +163,15 @@ def _split(
     parts: Mapping[str, LabelledImages],
     class_names: list[str],
     preprocessing: Preprocessing,
-    holdout: int,
+    recipe: Recipe,
     max_train_images: int | None,
 ) -> TrainData:
     train, validation, test = parts["train"], parts.get("val"), parts.get("test")
-    held_out = holdout if validation is None else 0
+    held_out = recipe.num_held_out(len(train)) if validation is None else 0
     if held_out >= len(train):
         raise InputError(
-            f"--holdout is {held_out}, but there are only {len(train)} training images; give a smaller one."
+            f"{held_out} images are to be held out, but there are only {len(train)} training images; give another "
+            "--holdout or --train-split."
         )
     if held_out or max_train_images is not None:
         order = split_order(len(train))

@@ -1,6 +1,6 @@
 """Accuracy and shift consistency of a checkpoint or an ONNX file: what `aps-deploy evaluate` measures.
 
-Two consistencies: the authors' protocol (two random shifts per batch of 256, all images), whose numbers compare with
+Two consistencies: an authors' protocol (two random shifts per batch of 256, all images), whose numbers compare with
 the paper's, and every shift of a set on a sample of the images, with the share of bit-identical logits. Torch is not
 needed for ONNX files.
 """
@@ -22,10 +22,10 @@ from aps_deploy.training.evaluation_images import EvaluationImages, find_evaluat
 from aps_deploy.training.progress import Progress
 from aps_deploy.training.settings import TrainSettings
 from aps_deploy.verification.authors import (
-    CIFAR_PROTOCOL,
-    IMAGENET_PROTOCOL,
+    PROTOCOLS,
     AuthorsConsistency,
     AuthorsProtocol,
+    ProtocolName,
     authors_consistency,
 )
 from aps_deploy.verification.consistency import Consistency, measure_consistency
@@ -53,8 +53,9 @@ class EvaluateSettings:
     """Part of `data`; `auto` takes test, else val, else the folder itself."""
     images: int | None = None
     """Evaluate this many images, spread over the classes (default all)."""
-    protocol: Literal["cifar", "imagenet"] | None = None
-    """The authors' protocol: shifts of -3 to 2 or of -32 to 31 pixels (default by the size of the input)."""
+    protocol: ProtocolName | None = None
+    """The authors' protocol: `cifar` (shifts of -3 to 2 pixels) or `imagenet` (-32 to 31), by default by the size of
+    the input; `cifar-crop` shifts by cropping a padded image, `cifar-erase` and `cifar-flip` change images first."""
     shifts: str | int = "group"
     """Shifts tried on every image of the sample: `group`, `all`, a number, or `none`."""
     shift_images: int = 256
@@ -123,7 +124,7 @@ class Evaluation:
             ("images", f"{self.num_images} ({self.split})"),
             ("accuracy", "no labels" if self.accuracy_percent is None else f"{self.accuracy_percent:.2f} %"),
             (
-                f"consistency, authors' protocol ({protocol.low} to {protocol.high - 1} pixels)",
+                f"consistency, authors' protocol {protocol.name} ({protocol.low} to {protocol.high - 1} pixels)",
                 f"{self.authors.consistency_percent:.2f} %",
             ),
         ]
@@ -255,5 +256,4 @@ def _shifts(settings: EvaluateSettings, metadata: ModelMetadata, side: int) -> S
 
 
 def _protocol(settings: EvaluateSettings, side: int) -> AuthorsProtocol:
-    name = settings.protocol or ("cifar" if side <= _CIFAR_LARGEST_SIDE else "imagenet")
-    return {"cifar": CIFAR_PROTOCOL, "imagenet": IMAGENET_PROTOCOL}[name]
+    return PROTOCOLS[settings.protocol or ("cifar" if side <= _CIFAR_LARGEST_SIDE else "imagenet")]

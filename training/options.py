@@ -83,7 +83,11 @@ Schedule = Annotated[ScheduleName | None, Option("--schedule", help="How the lea
 StepEpochs = Annotated[
     int | None, Option("--step-epochs", "--step-size-lr", "--lr-step", help="Step schedule: epochs between two drops.")
 ]
-StepFactor = Annotated[float | None, Option("--step-factor", "--gamma", help="Step schedule: factor of each drop.")]
+Milestones = Annotated[
+    str | None,
+    Option("--milestones", "--scheduler-milestones", help="Drop after these epochs instead.", metavar="N,N,..."),
+]
+StepFactor = Annotated[float | None, Option("--step-factor", "--gamma", help="Factor of each drop.")]
 WarmupShare = Annotated[
     float | None, Option("--warmup-share", help="One-cycle schedule: share of the steps spent rising.")
 ]
@@ -113,6 +117,9 @@ CircularShift = Annotated[
 
 # The images.
 Holdout = Annotated[int | None, Option("--holdout", help="Training images set aside where there is no val/.")]
+TrainSplit = Annotated[
+    float | None, Option("--train-split", help="Share of the training images that is not set aside, for --holdout.")
+]
 MaxTrainImages = Annotated[int | None, Option("--max-train-images", help="Train on this many images only.")]
 ImageSize = Annotated[
     int | None, Option("--image-size", "--base-center-crop", help="Side of the network's input in pixels.")

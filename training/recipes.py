@@ -1,8 +1,8 @@
 """Named sets of hyper-parameters, and how a run's settings override them.
 
 `cifar10` and `imagenet` are the values of the authors' released training scripts (Chaman and Dokmanic, CVPR 2021);
-`fast` is for people in a hurry: an eighth of the epochs, one cycle of the learning
-rate, and bf16 where the processor has it.
+`fast` is for people in a hurry: an eighth of the epochs, one cycle of the learning rate, and bf16 where the processor
+has it.
 """
 
 from __future__ import annotations
@@ -28,6 +28,7 @@ class Recipe:
     label_smoothing: float = 0.0
     schedule: ScheduleName
     step_epochs: int = 1
+    milestones: str | None = None
     step_factor: float = 0.1
     warmup_share: float = 0.25
     flip: bool = True
@@ -36,6 +37,7 @@ class Recipe:
     circular_data_aug: bool = False
     circular_shift: int
     holdout: int
+    train_split: float | None = None
     image_size: int
     resize: int | None = None
     mean: tuple[float, ...]
@@ -43,6 +45,12 @@ class Recipe:
     precision: PrecisionName = "float32"
     workers: int = 2
     seed: int = 0
+
+    def num_held_out(self, num_images: int) -> int:
+        """Return how many of `num_images` training images are set aside for validation."""
+        if self.train_split is None:
+            return self.holdout
+        return num_images - round(num_images * self.train_split)
 
 
 RECIPES: dict[str, Recipe] = {
@@ -79,4 +87,6 @@ def recipe_for(settings: TrainSettings, family: str) -> Recipe:
         for field in dataclasses.fields(Recipe)
         if (value := getattr(settings, field.name, None)) is not None
     }
+    if settings.milestones is not None:
+        overrides["schedule"] = "milestones"
     return dataclasses.replace(RECIPES[recipe_name(settings, family)], **overrides)

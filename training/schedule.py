@@ -7,6 +7,7 @@ that was never stopped.
 from __future__ import annotations
 
 import math
+from bisect import bisect_right
 from dataclasses import dataclass
 
 from aps_deploy.training.settings import ScheduleName
@@ -24,6 +25,7 @@ class Schedule:
     num_epochs: int
     steps_per_epoch: int
     step_epochs: int = 1
+    milestones: tuple[int, ...] = ()
     step_factor: float = 0.1
     warmup_share: float = 0.25
 
@@ -31,8 +33,11 @@ class Schedule:
         """Return the learning rate of optimizer step `step`, counted from 0 over the whole run."""
         if self.kind == "constant":
             return self.peak
+        epoch = step // self.steps_per_epoch
         if self.kind == "step":
-            return self.peak * self.step_factor ** (step // self.steps_per_epoch // self.step_epochs)
+            return self.peak * self.step_factor ** (epoch // self.step_epochs)
+        if self.kind == "milestones":
+            return self.peak * self.step_factor ** bisect_right(self.milestones, epoch)
         total = self.num_epochs * self.steps_per_epoch
         rise = round(self.warmup_share * total)
         if step < rise:

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 from aps_deploy.errors import InputError
 
 RecipeName = Literal["cifar10", "imagenet", "fast"]
-ScheduleName = Literal["step", "one-cycle", "constant"]
+ScheduleName = Literal["step", "milestones", "one-cycle", "constant"]
 PrecisionName = Literal["auto", "float32", "bf16", "fp16"]
 
 RECIPE_NAMES: tuple[str, ...] = get_args(RecipeName)
@@ -78,11 +78,13 @@ class TrainSettings:
     label_smoothing: float | None = None
     """Share of the target spread over all classes, 0 to below 1."""
     schedule: ScheduleName | None = None
-    """`step` (divide every `step_epochs`), `one-cycle` (linear up, cosine to zero) or `constant`."""
+    """`step` (a drop every `step_epochs`), `milestones`, `one-cycle` (linear up, cosine to zero) or `constant`."""
     step_epochs: int | None = None
     """`step` schedule: epochs between two drops."""
+    milestones: str | None = None
+    """`milestones` schedule (which it implies): epochs after which the rate drops, rising, such as `100,150`."""
     step_factor: float | None = None
-    """`step` schedule: factor of each drop."""
+    """`step` and `milestones` schedules: factor of each drop."""
     warmup_share: float | None = None
     """`one-cycle` schedule: share of the steps spent rising."""
 
@@ -99,6 +101,8 @@ class TrainSettings:
 
     holdout: int | None = None
     """Training images set aside for validation (numpy shuffle of seed 0, the last ones), when there is no `val/`."""
+    train_split: float | None = None
+    """Share of the training images to train on, the others being held out: another way to say `holdout`."""
     max_train_images: int | None = None
     """Train on this many images only (the first of the seed-0 shuffle)."""
     image_size: int | None = None
@@ -143,6 +147,10 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and not value >= lowest:
                 raise InputError(f"{flag(name)} is {value}; it must be at least {lowest:g}.")
+        if self.train_split is not None and not 0 < self.train_split <= 1:
+            raise InputError(f"--train-split is {self.train_split}; it must be above 0 and at most 1, such as 0.9.")
+        if self.milestones is not None:
+            parse_milestones(self.milestones)
         for name in ("learning_rate", "step_factor"):
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
@@ -167,18 +175,46 @@ class TrainSettings:
             raise InputError("--arch is missing; `aps-deploy models` lists the architectures.")
         if self.nesterov and self.momentum == 0:
             raise InputError("--nesterov needs a momentum: --momentum is 0.")
-        if self.schedule is not None and self.schedule != "step" and (self.step_epochs or self.step_factor):
-            raise InputError(f"--step-epochs and --step-factor belong to --schedule step, not {self.schedule}.")
-        if self.schedule is not None and self.schedule != "one-cycle" and self.warmup_share:
-            raise InputError(f"--warmup-share belongs to --schedule one-cycle, not {self.schedule}.")
+        self._check_schedule()
+        if self.train_split is not None and self.holdout is not None:
+            raise InputError("--train-split and --holdout exclude each other: give the share or the number.")
         if None not in (self.resize, self.image_size) and self.resize < self.image_size:  # type: ignore[operator]
             raise InputError(f"--resize {self.resize} is smaller than --image-size {self.image_size}.")
+
+    def _check_schedule(self) -> None:
+        schedules_of = {
+            "step_epochs": ("step",),
+            "milestones": ("milestones",),
+            "step_factor": ("step", "milestones"),
+            "warmup_share": ("one-cycle",),
+        }
+        schedule = "milestones" if self.schedule is None and self.milestones is not None else self.schedule
+        if schedule is None:
+            return
+        for name, schedules in schedules_of.items():
+            if getattr(self, name) is not None and schedule not in schedules:
+                raise InputError(f"{flag(name)} belongs to --schedule {' and '.join(schedules)}, not {schedule}.")
+        if schedule == "milestones" and self.milestones is None:
+            raise InputError("--schedule milestones needs the epochs of the drops: give --milestones, such as 100,150.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-ready values."""
         return {
             key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(self).items()
         }
+
+
+def parse_milestones(text: str) -> tuple[int, ...]:
+    """Return the epochs that `milestones` lists.
+
+    Raises:
+        InputError: they are no whole numbers of at least 1 that rise.
+    """
+    parts = [part.strip() for part in text.split(",")]
+    epochs = tuple(int(part) for part in parts if part.isdecimal())
+    if len(epochs) < len(parts) or any(a >= b for a, b in zip((0, *epochs), epochs, strict=False)):
+        raise InputError(f"--milestones is {text!r}; it must list epochs that rise, from 1 on, such as 100,150.")
+    return epochs
 
 
 def flag(name: str) -> str:

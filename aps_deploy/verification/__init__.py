@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from aps_deploy.verification.authors import (
         CIFAR_PROTOCOL,
         IMAGENET_PROTOCOL,
+        PROTOCOLS,
         AuthorsConsistency,
         AuthorsProtocol,
         authors_consistency,
@@ -28,6 +29,7 @@ _NAMES = {
     "authors": (
         "CIFAR_PROTOCOL",
         "IMAGENET_PROTOCOL",
+        "PROTOCOLS",
         "AuthorsConsistency",
         "AuthorsProtocol",
         "authors_consistency",
@@ -46,6 +48,7 @@ __all__ = [
     "CIFAR_PROTOCOL",
     "GATES",
     "IMAGENET_PROTOCOL",
+    "PROTOCOLS",
     "AuthorsConsistency",
     "AuthorsProtocol",
     "Certificate",

@@ -1,4 +1,9 @@
-"""The paper's consistency test, two random shifts per batch: kept so that its numbers can be compared."""
+"""The paper's consistency tests, two random shifts per batch: kept so that their numbers can be compared.
+
+Source: the evaluation code that Chaman and Dokmanic released with their CVPR 2021 paper. Beside circular shifts of the
+images as they are, it tests images with a square erased, mirrored images, and shifts by cropping a padded image, which
+lose pixels at one border and bring in new ones at the other: no network is promised to be invariant to those.
+"""
 
 from __future__ import annotations
 
@@ -13,19 +18,26 @@ from aps_deploy.runtimes.batching import Runner, batches
 from aps_deploy.verification.comparing import Images, Progress, finite_rows, logits_of, roll
 from aps_deploy.verification.shifts import Offset
 
+ProtocolName = Literal["cifar", "cifar-crop", "cifar-erase", "cifar-flip", "imagenet"]
+
 _NO_CLASS = -1
+_CROP_PADDING = 3
+_ERASED_SIDE = 3
 
 
 @dataclasses.dataclass(frozen=True)
 class AuthorsProtocol:
-    """The paper's consistency test: two independent circular shifts per batch.
+    """The paper's consistency test: two independent shifts per batch.
 
     Attributes:
-        name: ``cifar`` or ``imagenet``, whose evaluation code it repeats.
+        name: what the command line calls it.
         low: smallest shift in pixels, either axis.
         high: one more than the largest shift.
         batch_size: images that share one pair of shifts.
         average: ``batches`` weighs every batch alike (a short last one too), ``images`` every image.
+        shift: ``circular``, or ``crop``: the image is padded by 3 pixels of its mean colour and cropped elsewhere.
+        change: made before the shifts: ``erase`` blanks a 3 x 3 square, at one place per batch, ``flip`` mirrors both
+            axes.
     """
 
     name: str
@@ -33,10 +45,22 @@ class AuthorsProtocol:
     high: int
     batch_size: int
     average: Literal["batches", "images"]
+    shift: Literal["circular", "crop"] = "circular"
+    change: Literal["none", "erase", "flip"] = "none"
 
 
 CIFAR_PROTOCOL = AuthorsProtocol("cifar", -3, 3, 256, "batches")
+CIFAR_CROP_PROTOCOL = AuthorsProtocol("cifar-crop", -3, 3, 256, "batches", shift="crop")
+CIFAR_ERASE_PROTOCOL = AuthorsProtocol("cifar-erase", -3, 3, 256, "batches", change="erase")
+CIFAR_FLIP_PROTOCOL = AuthorsProtocol("cifar-flip", -3, 3, 256, "batches", change="flip")
 IMAGENET_PROTOCOL = AuthorsProtocol("imagenet", -32, 32, 256, "images")
+PROTOCOLS: dict[ProtocolName, AuthorsProtocol] = {
+    "cifar": CIFAR_PROTOCOL,
+    "cifar-crop": CIFAR_CROP_PROTOCOL,
+    "cifar-erase": CIFAR_ERASE_PROTOCOL,
+    "cifar-flip": CIFAR_FLIP_PROTOCOL,
+    "imagenet": IMAGENET_PROTOCOL,
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,7 +72,8 @@ class AuthorsConsistency:
         seed: seed of the shifts.
         num_images: images measured.
         consistency_percent: share of images whose class agrees between the two shifts of their batch.
-        accuracy_percent: share of unshifted images classified right; None without labels.
+        accuracy_percent: share of unshifted images (changed as the protocol says) classified right; None without
+            labels.
         pairs: the two shifts of each batch.
     """
 
@@ -78,12 +103,13 @@ def authors_consistency(
 ) -> AuthorsConsistency:
     """Return the result of the authors' evaluation: two random shifts per batch, share of agreeing classes.
 
-    The shifts are drawn as their code draws them (``numpy.random.seed(seed)``, two calls of ``randint`` per batch), so
-    the same images in the same order meet the same shifts. The protocol's batch is run in parts of ``batch_size``.
+    The images are normalised, so that 0 is the mean colour. The shifts are drawn as the authors' code draws them
+    (``numpy.random.seed(seed)``, two calls of ``randint`` per batch, after one for the erased square), so the same
+    images in the same order meet the same shifts. The protocol's batch is run in parts of ``batch_size``.
     Logits that are not finite name no class, so they agree with nothing.
 
     Raises:
-        InputError: there are no images.
+        InputError: there are no images, or they are too small for the protocol.
         ApsError: the runner returned no logits.
     """
     if len(images) == 0:
@@ -94,9 +120,9 @@ def authors_consistency(
     sizes: list[int] = []
     right = 0
     for rows in batches(len(images), protocol.batch_size):
+        batch = _changed(images[rows], protocol, generator)
         first, second = (_offset(generator.randint(protocol.low, protocol.high, size=2)) for _ in range(2))
-        batch = images[rows]
-        classes = [_classes(runner, roll(batch, offset), batch_size) for offset in (first, second)]
+        classes = [_classes(runner, _shifted(batch, offset, protocol), batch_size) for offset in (first, second)]
         pairs.append((first, second))
         agreeing.append(int(((classes[0] == classes[1]) & (classes[0] != _NO_CLASS)).sum()))
         sizes.append(len(batch))
@@ -110,6 +136,33 @@ def authors_consistency(
         consistency = 100 * sum(agreeing) / sum(sizes)
     accuracy = None if labels is None else 100 * right / len(images)
     return AuthorsConsistency(protocol, seed, len(images), consistency, accuracy, tuple(pairs))
+
+
+def _changed(images: Images, protocol: AuthorsProtocol, generator: np.random.RandomState) -> Images:
+    if protocol.change == "flip":
+        return np.ascontiguousarray(images[:, :, ::-1, ::-1])
+    if protocol.change == "erase":
+        # The authors' corner never comes nearer than one more side to the lower and the right border.
+        free = min(images.shape[2:]) - 2 * _ERASED_SIDE
+        if free < 1:
+            raise InputError(
+                f"the images are {images.shape[2]} x {images.shape[3]} pixels; protocol {protocol.name} needs more "
+                f"than {2 * _ERASED_SIDE}."
+            )
+        top, left = generator.randint(0, free, size=2)
+        images = images.copy()
+        images[:, :, top : top + _ERASED_SIDE, left : left + _ERASED_SIDE] = 0
+    return images
+
+
+def _shifted(images: Images, offset: Offset, protocol: AuthorsProtocol) -> Images:
+    if protocol.shift == "circular":
+        return roll(images, offset)
+    height, width = images.shape[2:]
+    border = (_CROP_PADDING, _CROP_PADDING)
+    padded = np.pad(images, ((0, 0), (0, 0), border, border))
+    top, left = (_CROP_PADDING + step for step in offset)
+    return np.ascontiguousarray(padded[:, :, top : top + height, left : left + width])
 
 
 def _classes(runner: Runner, images: Images, batch_size: int) -> npt.NDArray[np.int64]:

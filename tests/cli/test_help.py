@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,6 +15,7 @@ import typer.main
 import aps_deploy
 from aps_deploy.cli import app
 from aps_deploy.training.settings import TrainSettings
+from aps_deploy.verification import PROTOCOLS
 from tests.cli.conftest import Invoke
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
@@ -83,6 +85,11 @@ def test_train_offers_every_setting_under_its_own_name() -> None:
     assert set(offered) - {"help"} == {field.name for field in dataclasses.fields(TrainSettings)}
 
 
+def test_every_protocol_can_be_chosen(invoke: Invoke) -> None:
+    refusal = invoke("evaluate", "model.onnx", "--data", ".", "--protocol", "none").output
+    assert re.findall("'([a-z-]+)'", refusal) == ["--protocol", "none", *PROTOCOLS]
+
+
 @pytest.mark.parametrize(
     ("spelling", "field"),
     [
@@ -113,6 +120,8 @@ def test_train_offers_every_setting_under_its_own_name() -> None:
         ("--pretrained", "weights"),
         ("--step_size_lr", "step_epochs"),
         ("--gamma", "step_factor"),
+        ("--scheduler_milestones", "milestones"),
+        ("--train_split", "train_split"),
     ],
 )
 def test_the_authors_spellings_are_understood(

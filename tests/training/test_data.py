@@ -55,6 +55,13 @@ def test_holdout_is_the_end_of_the_shuffle(data_folder: Path) -> None:
     assert isinstance(fewer.train, MemoryImages) and torch.equal(fewer.train.images, data.train.images[:5])
 
 
+def test_a_share_for_training_holds_out_the_rest(data_folder: Path) -> None:
+    share = load_data(data_folder, dataclasses.replace(FAST, train_split=0.75))
+    number = load_data(data_folder, dataclasses.replace(FAST, holdout=12))
+    assert (len(share.train), len(number.train)) == (36, 36)
+    assert torch.equal(share.train.labels, number.train.labels)
+
+
 def test_validation_folder_wins_over_holdout(tmp_path: Path) -> None:
     for part, count in (("train", 4), ("val", 2)):
         write_class_folders(tmp_path / part, per_class=count)
@@ -119,7 +126,7 @@ def test_wrong_folders(tmp_path: Path, data_folder: Path) -> None:
         load_data(tmp_path / "none", FAST)
     with pytest.raises(InputError, match=r"holds no images in a known layout; expected is train/<class>"):
         load_data(tmp_path, FAST)
-    with pytest.raises(InputError, match=r"--holdout is 48, but there are only 48"):
+    with pytest.raises(InputError, match=r"48 images are to be held out, but there are only 48"):
         load_data(data_folder, dataclasses.replace(FAST, holdout=48))
     write_class_folders(tmp_path / "train", per_class=1)
     write_class_folders(tmp_path / "test", per_class=1)

@@ -67,6 +67,12 @@ def test_evaluation_counts_by_hand(name: str, checkpoints: dict[str, Path], data
     assert dict(found.rows())["accuracy"] == f"{found.accuracy_percent:.2f} %"
 
 
+def test_shifts_by_cropping_are_measured_but_not_promised(checkpoints: dict[str, Path], data_folder: Path) -> None:
+    found = run(checkpoints["resnet20_aps3.onnx"], data_folder, protocol="cifar-crop", shifts="none")
+    assert found.authors.protocol.shift == "crop" and found.authors.to_dict()["protocol"]["name"] == "cifar-crop"
+    assert any("cifar-crop" in name for name, _ in found.rows())
+
+
 def test_group_of_shifts_and_none(checkpoints: dict[str, Path], data_folder: Path) -> None:
     group = run(checkpoints["resnet20_aps3"], data_folder, images=6, shift_images=2)
     assert group.num_images == 6 and group.shifts is not None and len(group.shifts) == 15

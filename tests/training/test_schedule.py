@@ -21,6 +21,17 @@ def test_step_is_steplr() -> None:
         reference.step()
 
 
+def test_milestones_are_multisteplr() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    reference = torch.optim.lr_scheduler.MultiStepLR(optimizer, milestones=[3, 5, 6], gamma=0.2)
+    schedule = Schedule("milestones", 0.1, 9, steps_per_epoch=4, milestones=(3, 5, 6), step_factor=0.2)
+    for epoch in range(9):
+        for step in range(4):
+            assert schedule.at(4 * epoch + step) == pytest.approx(reference.get_last_lr()[0], rel=1e-12)
+        optimizer.step()
+        reference.step()
+
+
 def test_one_cycle_rises_to_the_peak_and_falls_to_nothing() -> None:
     schedule = Schedule("one-cycle", 0.4, 10, steps_per_epoch=20, warmup_share=0.25)
     rates = [schedule.at(step) for step in range(200)]

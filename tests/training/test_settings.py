@@ -11,7 +11,7 @@ import pytest
 
 from aps_deploy.errors import InputError
 from aps_deploy.training.recipes import RECIPES, recipe_for
-from aps_deploy.training.settings import TrainSettings, continued, flag
+from aps_deploy.training.settings import TrainSettings, continued, flag, parse_milestones
 
 COMPLETE: dict[str, Any] = {"arch": "resnet20", "data": "data", "out_dir": "out"}
 
@@ -36,6 +36,15 @@ COMPLETE: dict[str, Any] = {"arch": "resnet20", "data": "data", "out_dir": "out"
         ({"nesterov": True, "momentum": 0.0}, "--nesterov needs a momentum"),
         ({"schedule": "one-cycle", "step_epochs": 3}, "--step-epochs .* one-cycle"),
         ({"schedule": "step", "warmup_share": 0.5}, "--warmup-share .* step"),
+        ({"schedule": "step", "milestones": "3,5"}, "--milestones belongs to --schedule milestones, not step"),
+        ({"milestones": "3,5", "step_epochs": 2}, "--step-epochs belongs to --schedule step, not milestones"),
+        ({"schedule": "milestones"}, "--schedule milestones needs the epochs of the drops"),
+        ({"milestones": "5,3"}, "--milestones is '5,3'; it must list epochs that rise"),
+        ({"milestones": "0,3"}, "--milestones is '0,3'"),
+        ({"milestones": "3,x"}, "--milestones is '3,x'"),
+        ({"train_split": 0.0}, "--train-split is 0.0"),
+        ({"train_split": 1.5}, "--train-split is 1.5"),
+        ({"train_split": 0.9, "holdout": 5}, "--train-split and --holdout exclude each other"),
         ({"resize": 30, "image_size": 32}, "--resize 30 is smaller than --image-size 32"),
     ],
 )
@@ -59,6 +68,12 @@ def test_settings_override_the_recipe() -> None:
     recipe = recipe_for(TrainSettings(**COMPLETE, recipe="fast", epochs=3, flip=False, seed=7), "cifar")
     assert (recipe.epochs, recipe.flip, recipe.seed) == (3, False, 7)
     assert recipe.learning_rate == RECIPES["fast"].learning_rate
+
+
+def test_milestones_choose_their_schedule() -> None:
+    recipe = recipe_for(TrainSettings(**COMPLETE, milestones="100, 150", step_factor=0.5), "cifar")
+    assert (recipe.schedule, recipe.milestones, recipe.step_factor) == ("milestones", "100, 150", 0.5)
+    assert parse_milestones("100, 150") == (100, 150)
 
 
 def test_the_family_chooses_the_recipe() -> None:

@@ -1,18 +1,25 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 
 import numpy as np
 import pytest
+import torch
 
 from aps_deploy.errors import InputError
 from aps_deploy.verification.authors import (
     CIFAR_PROTOCOL,
     IMAGENET_PROTOCOL,
+    PROTOCOLS,
     AuthorsProtocol,
+    ProtocolName,
     authors_consistency,
 )
 from tests.verification.fakes import FakeRunner, corner, integer_images, invariant
+
+Prepare = Callable[[np.ndarray, np.random.RandomState], np.ndarray]
+Shift = Callable[[np.ndarray, int, int], np.ndarray]
 
 
 def test_the_authors_shifts_of_seed_0() -> None:
@@ -60,6 +67,63 @@ def test_accuracy_is_that_of_the_unshifted_images() -> None:
     found = authors_consistency(FakeRunner(corner), images, labels, protocol=CIFAR_PROTOCOL)
     assert found.accuracy_percent == pytest.approx(100 * 5 / 6)
     assert json.loads(json.dumps(found.to_dict()))["pairs"] == [[list(a), list(b)] for a, b in found.pairs]
+
+
+def expected(images: np.ndarray, prepare: Prepare, shift: Shift) -> float:
+    """Return the share of agreeing classes, as the protocol describes it, for one batch of seed 0."""
+    generator = np.random.RandomState(0)
+    images = prepare(images, generator)
+    draws = [generator.randint(-3, 3, 2) for _ in range(2)]
+    first, second = (corner(shift(images, int(dy), int(dx))).argmax(axis=1) for dy, dx in draws)
+    return 100 * float((first == second).mean())
+
+
+def keep(images: np.ndarray, generator: np.random.RandomState) -> np.ndarray:
+    return images
+
+
+def erase(images: np.ndarray, generator: np.random.RandomState) -> np.ndarray:
+    y, x = generator.randint(0, 32 - 3 - 3, 2)
+    images = images.copy()
+    images[:, :, y : y + 3, x : x + 3] = 0
+    return images
+
+
+def flip(images: np.ndarray, generator: np.random.RandomState) -> np.ndarray:
+    return np.flip(images, axis=(2, 3))
+
+
+def circular(images: np.ndarray, dy: int, dx: int) -> np.ndarray:
+    return np.roll(images, (dy, dx), axis=(2, 3))
+
+
+def crop(images: np.ndarray, dy: int, dx: int) -> np.ndarray:
+    padded = torch.nn.functional.pad(torch.from_numpy(images), (3, 3, 3, 3))
+    return padded[:, :, dy + 3 : dy - 3, dx + 3 : dx - 3].numpy()
+
+
+@pytest.mark.parametrize(
+    ("name", "prepare", "shift"),
+    [
+        ("cifar", keep, circular),
+        ("cifar-crop", keep, crop),
+        ("cifar-erase", erase, circular),
+        ("cifar-flip", flip, circular),
+    ],
+)
+def test_every_protocol_as_it_is_described(name: ProtocolName, prepare: Prepare, shift: Shift) -> None:
+    images = integer_images(200, 32, 32)
+    labels = corner(prepare(images, np.random.RandomState(0))).argmax(axis=1)
+    found = authors_consistency(FakeRunner(corner), images, labels, protocol=PROTOCOLS[name])
+    assert found.protocol.name == name
+    assert found.consistency_percent == pytest.approx(expected(images, prepare, shift))
+    assert 0 < found.consistency_percent < 100
+    assert found.accuracy_percent == 100, "of the images as the protocol changes them, unshifted"
+
+
+def test_an_erased_square_needs_room() -> None:
+    with pytest.raises(InputError, match="6 x 6 pixels; protocol cifar-erase needs more than 6"):
+        authors_consistency(FakeRunner(corner), integer_images(2, 6, 6), protocol=PROTOCOLS["cifar-erase"])
 
 
 def test_no_images_are_refused() -> None:
