@@ -8,6 +8,7 @@ and those beside the class folders are ignored. A folder of images without such 
 from __future__ import annotations
 
 import dataclasses
+import logging
 import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -18,6 +19,8 @@ import numpy.typing as npt
 
 from aps_deploy.errors import InputError
 from aps_deploy.preprocessing import Preprocessing, load_image
+
+_LOGGER = logging.getLogger(__name__)
 
 IMAGE_EXTENSIONS = (".jpg", ".jpeg", ".png", ".ppm", ".bmp", ".pgm", ".tif", ".tiff", ".webp")
 """Extensions of image files, in any case: torchvision's ``IMG_EXTENSIONS``."""
@@ -114,6 +117,7 @@ def list_folder(
     limit: int | None = None,
     seed: int = 0,
     class_names: Sequence[str] | None = None,
+    num_classes: int | None = None,
 ) -> ImageListing:
     """Return the images of a folder and their labels, without decoding any.
 
@@ -124,6 +128,8 @@ def list_folder(
         seed: chooses which images are kept.
         class_names: the model's class names; labels are positions in this list. Without it, a label is the position
             of the class folder in sorted order.
+        num_classes: the model's. Where it has no class names and another number of classes than there are folders,
+            no label can be told, and there are none.
 
     Raises:
         InputError: as `find_images`; or a class folder is not among ``class_names``; or ``limit`` is not positive.
@@ -135,14 +141,37 @@ def list_folder(
         listing = ImageListing(paths, None, None if class_names is None else tuple(class_names))
     else:
         names = [str(name) for _, name in entries]
-        ordered = _class_order(folder, names, class_names)
-        position = {name: index for index, name in enumerate(ordered)}
-        listing = ImageListing(paths, np.asarray([position[name] for name in names], np.int64), ordered)
+        listing = ImageListing(paths, *labels_of(names, folder, class_names, num_classes))
     if limit is None:
         return listing
     if limit < 1:
         raise InputError(f"the number of images is {limit}; it must be at least 1.")
-    return listing.take(_even_subset(listing.labels, len(listing), limit, seed))
+    return listing.take(even_subset(listing.labels, len(listing), limit, seed))
+
+
+def labels_of(
+    names: Sequence[str], folder: Path, class_names: Sequence[str] | None, num_classes: int | None
+) -> tuple[npt.NDArray[np.int64] | None, tuple[str, ...] | None]:
+    """Return the labels (N,) int64 of images of these N classes, and the name of every label.
+
+    Args:
+        names: the class of each image.
+        folder: where the images are.
+        class_names: see `list_folder`.
+        num_classes: see `list_folder`; both results are None where no label can be told.
+
+    Raises:
+        InputError: a class is not among ``class_names``.
+    """
+    ordered = _class_order(folder, names, class_names)
+    if class_names is None and num_classes not in (None, len(ordered)):
+        _LOGGER.warning(
+            "accuracy is not measured: the model has %d classes and no names for them, %s has %d classes",
+            num_classes, folder, len(ordered),
+        )  # fmt: skip
+        return None, None
+    position = {name: index for index, name in enumerate(ordered)}
+    return np.asarray([position[name] for name in names], np.int64), ordered
 
 
 def load_folder(
@@ -152,6 +181,7 @@ def load_folder(
     seed: int = 0,
     *,
     class_names: Sequence[str] | None = None,
+    num_classes: int | None = None,
     num_workers: int | None = None,
 ) -> ImageSet:
     """Return the preprocessed images of a folder, all in memory; see `list_folder` for the arguments.
@@ -159,7 +189,7 @@ def load_folder(
     Raises:
         InputError: as `list_folder`, or an image cannot be read.
     """
-    listing = list_folder(directory, limit=limit, seed=seed, class_names=class_names)
+    listing = list_folder(directory, limit=limit, seed=seed, class_names=class_names, num_classes=num_classes)
     images = load_images(listing.paths, preprocessing, num_workers=num_workers)
     return ImageSet(images, listing.labels, listing.paths, listing.class_names)
 
@@ -232,8 +262,7 @@ def _class_order(folder: Path, names: Sequence[str], class_names: Sequence[str] 
     unknown = sorted(set(found) - set(class_names))
     if not unknown:
         return tuple(class_names)
-    known = set(class_names)
-    inner = [name for name in found if known & {entry.name for entry in os.scandir(folder / name) if entry.is_dir()}]
+    inner = [name for name in found if any((folder / name / known).is_dir() for known in class_names)]
     advice = (
         f"did you mean {' or '.join(str(folder / name) for name in inner[:3])}?"
         if inner
@@ -250,7 +279,7 @@ def _some(names: Sequence[str], shown: int = 4) -> str:
     return ", ".join(names[:shown]) + (f" and {rest} more" if rest > 0 else "")
 
 
-def _even_subset(labels: npt.NDArray[np.int64] | None, count: int, limit: int, seed: int) -> list[int]:
+def even_subset(labels: npt.NDArray[np.int64] | None, count: int, limit: int, seed: int) -> list[int]:
     """Return up to ``limit`` sorted positions, taking the classes in turn, each in a seeded random order."""
     generator = np.random.default_rng(seed)
     order = generator.permutation(count)

@@ -30,6 +30,6 @@ Shifts = Annotated[
     str,
     Option("--shifts", metavar="group|all|N", help="The stride-product group, every shift, or N drawn ones."),
 ]
-Seed = Annotated[int, Option("--seed", min=0, help="Seed of everything drawn at random.")]
+Seed = Annotated[int, Option("--seed", min=0, max=2**32 - 1, help="Seed of everything drawn at random.")]
 Output = Annotated[Path, Option("--output", "-o", metavar="FILE", help="File to write.", show_default=False)]
 Json = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]

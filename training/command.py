@@ -79,7 +79,8 @@ def train(
         print_rows(evaluate_run(settings).rows())
         return
     # A run without a progress bar would be silent for hours: its epochs are worth a line each.
-    logging.getLogger("aps_deploy.training").setLevel(logging.INFO)
+    logger = logging.getLogger("aps_deploy.training")
+    logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
     from aps_deploy.training.loop import run_training
 
     result = run_training(settings)

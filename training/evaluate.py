@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from aps_deploy.errors import InputError
+from aps_deploy.files import read_json
 from aps_deploy.packaged import packaged_models
 from aps_deploy.predict import choose_preprocessing
 from aps_deploy.preprocessing import Preprocessing
@@ -20,7 +21,7 @@ from aps_deploy.runtimes import ModelMetadata, Session, open_session
 from aps_deploy.runtimes.opening import CHECKPOINT_SUFFIXES, ONNX_SUFFIXES
 from aps_deploy.training.evaluation_images import EvaluationImages, find_evaluation_images
 from aps_deploy.training.progress import Progress
-from aps_deploy.training.settings import TrainSettings
+from aps_deploy.training.settings import TrainSettings, flag
 from aps_deploy.verification.authors import (
     PROTOCOLS,
     AuthorsConsistency,
@@ -79,8 +80,8 @@ class EvaluateSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
-        if self.seed < 0:
-            raise InputError(f"--seed is {self.seed}; it must be at least 0.")
+        if not 0 <= self.seed < 2**32:
+            raise InputError(f"--seed is {self.seed}; it must be at least 0 and below 2**32.")
 
 
 @dataclass(frozen=True)
@@ -116,13 +117,17 @@ class Evaluation:
             "consistency": None if self.consistency is None else self.consistency.to_dict(),
         }
 
+    def _accuracy_name(self) -> str:
+        changes = {"none": "", "erase": " with a square erased", "flip": " of the mirrored images"}
+        return "accuracy" + changes[self.authors.protocol.change]
+
     def rows(self) -> list[tuple[str, str]]:
         """Return name and value of each line of a table for people."""
         protocol = self.authors.protocol
         rows = [
             ("model", f"{self.model} ({self.architecture or 'another tool'}), {self.runtime} on {self.device}"),
             ("images", f"{self.num_images} ({self.split})"),
-            ("accuracy", "no labels" if self.accuracy_percent is None else f"{self.accuracy_percent:.2f} %"),
+            (self._accuracy_name(), "no labels" if self.accuracy_percent is None else f"{self.accuracy_percent:.2f} %"),
             (
                 f"consistency, authors' protocol {protocol.name} ({protocol.low} to {protocol.high - 1} pixels)",
                 f"{self.authors.consistency_percent:.2f} %",
@@ -170,6 +175,7 @@ def evaluate_run(settings: TrainSettings) -> Evaluation:
     if settings.batch_size is not None:
         chosen = dataclasses.replace(chosen, batch_size=settings.batch_size)
     if weights.suffix in (*CHECKPOINT_SUFFIXES, *ONNX_SUFFIXES) or str(weights) in packaged_models():
+        _refuse_network_options(settings, weights)
         return evaluate(chosen)
     model, preprocessing = _foreign_model(weights, settings)
     with open_session(model, device=device) as session:
@@ -177,14 +183,21 @@ def evaluate_run(settings: TrainSettings) -> Evaluation:
 
 
 def _best_of_run(out_dir: Path, data: Path | None) -> tuple[Path, Path | None]:
-    from aps_deploy.training.outputs import BEST_FILE
-    from aps_deploy.training.state import STATE_FILE, load_state
+    from aps_deploy.training.outputs import BEST_FILE, SETTINGS_FILE
 
     best = out_dir / BEST_FILE
     if not best.is_file():
         raise InputError(f"{best} does not exist: the run has finished no epoch; continue it with --resume.")
-    stored = load_state(out_dir / STATE_FILE)["settings"].get("data") if data is None else None
+    stored = read_json(out_dir / SETTINGS_FILE).get("data") if data is None else None
     return best, Path(stored) if stored else data
+
+
+def _refuse_network_options(settings: TrainSettings, weights: Path) -> None:
+    """Refuse what the file says itself: evaluating another network than was asked for would mislead."""
+    for name in ("arch", "filter_size", "criterion", "selection", "pool_only", "padding"):
+        value = getattr(settings, name)
+        if value is not None:
+            raise InputError(f"{flag(name)} is {value}, but {weights} says itself what it is; leave the flag out.")
 
 
 def _foreign_model(weights: Path, settings: TrainSettings) -> tuple[ResNet, Preprocessing]:
@@ -215,7 +228,13 @@ def _evaluate(
 ) -> Evaluation:
     side = preprocessing.image_size
     found = find_evaluation_images(
-        settings.data, settings.split, preprocessing, class_names=class_names, limit=settings.images, seed=settings.seed
+        settings.data,
+        settings.split,
+        preprocessing,
+        class_names=class_names,
+        num_classes=session.metadata.num_classes,
+        limit=settings.images,
+        seed=settings.seed,
     )
     shifts = _shifts(settings, session.metadata, side)
     consistency = None
@@ -252,7 +271,14 @@ def _evaluate(
 def _shifts(settings: EvaluateSettings, metadata: ModelMetadata, side: int) -> ShiftSet | None:
     if settings.shifts == "none":
         return None
-    return shift_set(settings.shifts, height=side, width=side, size_divisor=metadata.size_divisor, seed=settings.seed)
+    return shift_set(
+        settings.shifts,
+        height=side,
+        width=side,
+        size_divisor=metadata.total_stride,
+        seed=settings.seed,
+        step=metadata.shift_step,
+    )
 
 
 def _protocol(settings: EvaluateSettings, side: int) -> AuthorsProtocol:

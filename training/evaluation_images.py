@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.errors import InputError
-from aps_deploy.images import ImageListing, find_images, list_folder, load_images
+from aps_deploy.images import even_subset, find_images, labels_of, list_folder, load_images
 from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.training.cifar import CIFAR_FOLDER, PartName, read_cifar
 
@@ -71,13 +71,16 @@ class EvaluationImages:
         """Return at most `limit` of the images, chosen by the seed, in their order."""
         if limit >= len(self):
             return self
-        positions = np.sort(np.random.default_rng(seed).choice(len(self), size=limit, replace=False))
+        return self.take(np.sort(np.random.default_rng(seed).choice(len(self), size=limit, replace=False)).tolist())
+
+    def take(self, positions: Sequence[int]) -> EvaluationImages:
+        """Return the images at these positions, in their order."""
         return EvaluationImages(
             self.split,
-            None if self.labels is None else self.labels[positions],
+            None if self.labels is None else self.labels[list(positions)],
             self.preprocessing,
             tuple(self.paths[position] for position in positions) if self.pixels is None else (),
-            None if self.pixels is None else self.pixels[positions],
+            None if self.pixels is None else self.pixels[list(positions)],
         )
 
 
@@ -87,6 +90,7 @@ def find_evaluation_images(
     preprocessing: Preprocessing,
     *,
     class_names: Sequence[str] | None,
+    num_classes: int | None,
     limit: int | None,
     seed: int,
 ) -> EvaluationImages:
@@ -97,6 +101,7 @@ def find_evaluation_images(
         split: `train`, `val`, `test`, or `auto`: test, else val, else the folder itself.
         preprocessing: That of the network.
         class_names: The network's, whose positions are the labels.
+        num_classes: The network's; see `list_folder`.
         limit: Keep this many images, spread over the classes.
         seed: Chooses which are kept.
 
@@ -106,14 +111,22 @@ def find_evaluation_images(
     if not folder.is_dir():
         raise InputError(f"the data folder {folder} does not exist; give one with test/<class>/ or val/<class>/ in it.")
     if (folder / CIFAR_FOLDER).is_dir():
-        part: PartName = "train" if split == "train" else "test"
+        part = _choose_cifar_part(folder, split)
         cifar = read_cifar(folder, part)
-        images = EvaluationImages(part, cifar.labels, preprocessing, pixels=cifar.pixels)
-        return images if limit is None else images.sample(limit, seed)
+        names = [cifar.class_names[label] for label in cifar.labels]
+        labels, _ = labels_of(names, folder, class_names, num_classes)
+        images = EvaluationImages(part, labels, preprocessing, pixels=cifar.pixels)
+        return images if limit is None else images.take(even_subset(cifar.labels, len(images), limit, seed))
     name = _choose_split(folder, split)
     root = folder if name == "all" else folder / name
-    listing: ImageListing = list_folder(root, limit=limit, seed=seed, class_names=class_names)
+    listing = list_folder(root, limit=limit, seed=seed, class_names=class_names, num_classes=num_classes)
     return EvaluationImages(name, listing.labels, preprocessing, listing.paths)
+
+
+def _choose_cifar_part(folder: Path, split: str) -> PartName:
+    if split == "val":
+        raise InputError(f"--split is val, but {folder} holds CIFAR-10, which has train and test; name one of them.")
+    return "train" if split == "train" else "test"
 
 
 def _choose_split(folder: Path, split: str) -> str:

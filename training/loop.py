@@ -26,7 +26,7 @@ from aps_deploy.training.outputs import (
     BEST_FILE,
     SETTINGS_FILE,
     check_out_dir,
-    make_out_dir,
+    owned_out_dir,
     save_progress,
     save_training_state,
 )
@@ -117,12 +117,14 @@ def setup(settings: TrainSettings) -> tuple[Run, dict[str, Any] | None]:
         check_out_dir(out_dir)
     architecture = model_spec(architecture_name(settings))
     recipe = recipe_for(settings, architecture.family)
-    architecture.check_size(recipe.image_size, recipe.image_size)
+    architecture.check_size(recipe.image_size, recipe.image_size, settings.padding or "circular")
     arithmetic = find_arithmetic(recipe.precision, find_device(settings.device))
     check_network(settings, architecture.name)
     if settings.data is None:
         raise InputError("--data is missing; give a folder with train/<class>/ and val/ or test/.")
     found = find_data(settings.data, recipe, download=bool(settings.download))
+    if "val" in found.parts and (settings.holdout or settings.train_split):
+        raise InputError(f"{settings.data} has val/ for validation, so leave --holdout and --train-split out.")
     seed_everything(recipe.seed)
     model = build_model(settings, architecture.name, num_classes=len(found.class_names))
     _fill_weights(model, settings, stored)
@@ -149,10 +151,13 @@ def setup(settings: TrainSettings) -> tuple[Run, dict[str, Any] | None]:
 
 def main(run: Run, stored: dict[str, Any] | None) -> TrainResult:
     """Fit from the start or from a stored state, test, and return the result."""
-    make_out_dir(run.out_dir)
-    if stored is not None:
-        _restore(run, stored)
-    with StopRequest() as stop, Progress(run.settings.progress) as progress:
+    with (
+        owned_out_dir(run.out_dir, is_new=stored is None),
+        StopRequest() as stop,
+        Progress(run.settings.progress) as progress,
+    ):
+        if stored is not None:
+            _restore(run, stored)
         if stored is None and run.is_main:
             # The state first, so that whatever stops the first epoch leaves a folder that --resume accepts.
             save_training_state(run.out_dir, run.trainer, run.position, run.settings)

@@ -79,7 +79,9 @@ WeightDecay = Annotated[float | None, Option("--weight-decay", "--wd", help="L2 
 LabelSmoothing = Annotated[
     float | None, Option("--label-smoothing", help="Share of the target spread over all classes.")
 ]
-Schedule = Annotated[ScheduleName | None, Option("--schedule", help="How the learning rate falls.")]
+Schedule = Annotated[
+    ScheduleName | None, Option("--schedule", help="How the learning rate falls; cosine is the authors' --cos-lr.")
+]
 StepEpochs = Annotated[
     int | None, Option("--step-epochs", "--step-size-lr", "--lr-step", help="Step schedule: epochs between two drops.")
 ]

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +15,19 @@ from aps_deploy.training.settings import TrainSettings
 from aps_deploy.training.state import STATE_FILE, Position, save_state
 from aps_deploy.training.step import Trainer
 
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
 LAST_FILE = "last.safetensors"
 BEST_FILE = "best.safetensors"
 SETTINGS_FILE = "settings.json"
 
 # A checkpoint travels; the folders of the machine it was made on, and how it was run there, do not.
-_PRIVATE = frozenset({"data", "out_dir", "weights", "resume", "evaluate", "progress", "workers", "download", "device"})
+PRIVATE_SETTINGS = frozenset(
+    {"data", "out_dir", "weights", "resume", "evaluate", "progress", "workers", "download", "device"}
+)
 
 
 def check_out_dir(out_dir: Path) -> None:
@@ -34,21 +43,54 @@ def check_out_dir(out_dir: Path) -> None:
         raise InputError(f"--out-dir {out_dir} is a file; give the name of a new folder.")
 
 
-def make_out_dir(out_dir: Path) -> None:
-    """Create the output folder of a run.
+@contextlib.contextmanager
+def owned_out_dir(out_dir: Path, *, is_new: bool) -> Iterator[None]:
+    """Create the output folder where it is missing, and keep other processes from training into it meanwhile.
+
+    The folder itself is locked, so that no file is left behind and the lock ends with the process, however it ends.
+
+    Args:
+        out_dir: Folder of the run.
+        is_new: Whether the run starts, so that the folder must still be empty.
 
     Raises:
-        InputError: it cannot be created there.
+        InputError: it cannot be created there, another process trains into it, or a new run finds files in it.
     """
     try:
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"the output folder {out_dir} cannot be created ({error.strerror}); give another.") from error
+    with _locked(out_dir):
+        if is_new:
+            check_out_dir(out_dir)
+        yield
+
+
+@contextlib.contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    if fcntl is None:
+        yield  # Windows cannot open a folder
+        return
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise InputError(
+                f"another process is training into {folder}; wait for it, or give another --out-dir."
+            ) from None
+        except OSError:
+            pass  # a file system without locks
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def shareable_settings(settings: TrainSettings) -> dict[str, Any]:
     """Return the settings that were given, without paths and machine."""
-    return {key: value for key, value in settings.to_dict().items() if value is not None and key not in _PRIVATE}
+    return {
+        key: value for key, value in settings.to_dict().items() if value is not None and key not in PRIVATE_SETTINGS
+    }
 
 
 def save_progress(

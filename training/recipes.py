@@ -11,8 +11,9 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Literal
 
+from aps_deploy.errors import InputError
 from aps_deploy.preprocessing import CIFAR10, IMAGENET
-from aps_deploy.training.settings import PrecisionName, ScheduleName, TrainSettings
+from aps_deploy.training.settings import PrecisionName, ScheduleName, TrainSettings, check_schedule
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -81,6 +82,9 @@ def recipe_for(settings: TrainSettings, family: str) -> Recipe:
     Args:
         settings: The run's settings; fields at None keep the recipe's value.
         family: Family of the architecture, `cifar` or `imagenet`, which decides where no recipe is named.
+
+    Raises:
+        InputError: settings that the recipe has no use for, or an image that would be cropped larger than it is.
     """
     overrides = {
         field.name: value
@@ -89,4 +93,12 @@ def recipe_for(settings: TrainSettings, family: str) -> Recipe:
     }
     if settings.milestones is not None:
         overrides["schedule"] = "milestones"
-    return dataclasses.replace(RECIPES[recipe_name(settings, family)], **overrides)
+    chosen = RECIPES[recipe_name(settings, family)]
+    if chosen.resize is not None and settings.resize is None:
+        # A larger crop of an image that is no larger would be black at its borders.
+        overrides["resize"] = round(chosen.resize * overrides.get("image_size", chosen.image_size) / chosen.image_size)
+    recipe = dataclasses.replace(chosen, **overrides)
+    if recipe.resize is not None and recipe.resize < recipe.image_size:
+        raise InputError(f"--resize {recipe.resize} is smaller than the image size {recipe.image_size}.")
+    check_schedule(settings, recipe.schedule)
+    return recipe

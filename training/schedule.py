@@ -39,7 +39,7 @@ class Schedule:
         if self.kind == "milestones":
             return self.peak * self.step_factor ** bisect_right(self.milestones, epoch)
         total = self.num_epochs * self.steps_per_epoch
-        rise = round(self.warmup_share * total)
+        rise = round(self.warmup_share * total) if self.kind == "one-cycle" else 0
         if step < rise:
             return self.peak * (_START_SHARE + (1 - _START_SHARE) * step / rise)
         return self.peak * 0.5 * (1 + math.cos(math.pi * (step - rise) / (total - rise)))

@@ -16,7 +16,7 @@ from typing import Any, Literal, get_args
 from aps_deploy.errors import InputError
 
 RecipeName = Literal["cifar10", "imagenet", "fast"]
-ScheduleName = Literal["step", "milestones", "one-cycle", "constant"]
+ScheduleName = Literal["step", "milestones", "one-cycle", "cosine", "constant"]
 PrecisionName = Literal["auto", "float32", "bf16", "fp16"]
 
 RECIPE_NAMES: tuple[str, ...] = get_args(RecipeName)
@@ -78,7 +78,8 @@ class TrainSettings:
     label_smoothing: float | None = None
     """Share of the target spread over all classes, 0 to below 1."""
     schedule: ScheduleName | None = None
-    """`step` (a drop every `step_epochs`), `milestones`, `one-cycle` (linear up, cosine to zero) or `constant`."""
+    """`step` (a drop every `step_epochs`), `milestones`, `one-cycle` (linear up, cosine to zero), `cosine` (the
+    authors' `--cos-lr`) or `constant`."""
     step_epochs: int | None = None
     """`step` schedule: epochs between two drops."""
     milestones: str | None = None
@@ -155,6 +156,8 @@ class TrainSettings:
             value = getattr(self, name)
             if value is not None and not 0 < value < float("inf"):
                 raise InputError(f"{flag(name)} is {value}; it must be a positive number.")
+        if self.seed is not None and self.seed >= 2**32:
+            raise InputError(f"--seed is {self.seed}; it must be below 2**32.")
         for name in ("momentum", "label_smoothing", "warmup_share"):
             value = getattr(self, name)
             if value is not None and not value < 1:
@@ -175,33 +178,38 @@ class TrainSettings:
             raise InputError("--arch is missing; `aps-deploy models` lists the architectures.")
         if self.nesterov and self.momentum == 0:
             raise InputError("--nesterov needs a momentum: --momentum is 0.")
-        self._check_schedule()
+        if self.schedule is not None:
+            check_schedule(self, self.schedule)
         if self.train_split is not None and self.holdout is not None:
             raise InputError("--train-split and --holdout exclude each other: give the share or the number.")
-        if None not in (self.resize, self.image_size) and self.resize < self.image_size:  # type: ignore[operator]
-            raise InputError(f"--resize {self.resize} is smaller than --image-size {self.image_size}.")
-
-    def _check_schedule(self) -> None:
-        schedules_of = {
-            "step_epochs": ("step",),
-            "milestones": ("milestones",),
-            "step_factor": ("step", "milestones"),
-            "warmup_share": ("one-cycle",),
-        }
-        schedule = "milestones" if self.schedule is None and self.milestones is not None else self.schedule
-        if schedule is None:
-            return
-        for name, schedules in schedules_of.items():
-            if getattr(self, name) is not None and schedule not in schedules:
-                raise InputError(f"{flag(name)} belongs to --schedule {' and '.join(schedules)}, not {schedule}.")
-        if schedule == "milestones" and self.milestones is None:
-            raise InputError("--schedule milestones needs the epochs of the drops: give --milestones, such as 100,150.")
 
     def to_dict(self) -> dict[str, Any]:
         """Return the settings as JSON-ready values."""
         return {
             key: str(value) if isinstance(value, Path) else value for key, value in dataclasses.asdict(self).items()
         }
+
+
+_SCHEDULES_OF: dict[str, tuple[ScheduleName, ...]] = {
+    "step_epochs": ("step",),
+    "milestones": ("milestones",),
+    "step_factor": ("step", "milestones"),
+    "warmup_share": ("one-cycle",),
+}
+
+
+def check_schedule(settings: TrainSettings, schedule: ScheduleName) -> None:
+    """Refuse settings that a schedule has no use for, or the lack of one that it needs.
+
+    Raises:
+        InputError: naming the flag and the schedules it belongs to.
+    """
+    for name, schedules in _SCHEDULES_OF.items():
+        if getattr(settings, name) is not None and schedule not in schedules:
+            owners = " or ".join(schedules)
+            raise InputError(f"{flag(name)} belongs to --schedule {owners}, not {schedule}; leave one of them out.")
+    if schedule == "milestones" and settings.milestones is None:
+        raise InputError("--schedule milestones needs the epochs of the drops: give --milestones, such as 100,150.")
 
 
 def parse_milestones(text: str) -> tuple[int, ...]:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import dataclasses
 import io
-import pickle
 import random
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +18,7 @@ from torch import nn
 
 from aps_deploy.errors import InputError
 from aps_deploy.files import atomic_path
+from aps_deploy.models.weights import read_pickle
 
 STATE_FILE = "last.pt"
 _FORMAT = 1
@@ -89,10 +89,9 @@ def load_state(path: Path) -> dict[str, Any]:
             f"{path} does not exist, so there is nothing to resume; start the run without --resume, in a new --out-dir."
         )
     try:
-        document = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
-        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
-        raise InputError(f"{path} is no training state that can be read safely ({reason}).") from error
+        document = read_pickle(path)
+    except InputError as error:
+        raise InputError(f"{path} is no training state that can be read safely: it is damaged or foreign.") from error
     if not isinstance(document, dict) or document.get("format") != _FORMAT:
         raise InputError(f"{path} is no training state of this version; a run is resumed from its own {STATE_FILE}.")
     return document

@@ -22,7 +22,7 @@ from aps_deploy.files import atomic_path, sha256_of
 from aps_deploy.models.layouts import canonical_weights, state_dict_of
 from aps_deploy.models.registry import create_model
 from aps_deploy.models.resnet import ResNet
-from aps_deploy.models.weights import load_weights, read_tensors
+from aps_deploy.models.weights import load_canonical, read_tensors
 from aps_deploy.packaged import packaged_models
 from aps_deploy.preprocessing import Preprocessing
 
@@ -195,7 +195,7 @@ def load_checkpoint(path_or_name: str | os.PathLike[str]) -> TrainedModel:
         raise _damaged(path, error) from error
     state = state_dict_of(read_tensors(path), str(path))
     wide = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    load_weights(model, canonical_weights(wide).tensors)
+    load_canonical(model, canonical_weights(wide))
     trained = _as_trained(model)
     trained.preprocessing = preprocessing
     trained.class_names = None if names is None else tuple(names)

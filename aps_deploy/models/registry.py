@@ -114,6 +114,8 @@ def resolve_arch(arch: str, *, filter_size: int | None = None, recipe: str | Non
     base, sampler, size = parts["base"], parts["sampler"], parts["size"]
     if recipe is not None and recipe != "imagenet" and f"cifar_{base}" in _REGISTRY:
         base = f"cifar_{base}"
+    if filter_size is not None and not 1 <= filter_size <= 7:
+        raise InputError(f"the filter size is {filter_size}; accepted are 1 to 7.")
     if sampler is None:
         if filter_size not in (None, 1):
             raise InputError(

@@ -145,6 +145,14 @@ class ResNet(nn.Module):
         """The smallest height and width."""
         return self.spec.min_size_with(self.options.padding)
 
+    @property
+    def shift_step(self) -> int:
+        """Shifts by multiples of it, in pixels, are promised to change nothing.
+
+        2 for ``pool_only``, whose first convolution strides on a fixed grid.
+        """
+        return 2 if self.selection_layers and self.options.pool_only else 1
+
     def forward(self, images: Tensor) -> Tensor:
         """Return logits (N, classes) for ``images`` (N, 3, H, W).
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import pickle
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -62,17 +61,26 @@ def read_tensors(path: str | os.PathLike[str]) -> Any:
             return load_file(file)
         except (safetensors.SafetensorError, OSError) as error:
             raise InputError(f"{file} is not a readable safetensors file ({error}).") from error
+    return read_pickle(file)
+
+
+def read_pickle(file: Path) -> Any:
+    """Return the data in a file of ``torch.save``, on the CPU, running no code.
+
+    Raises:
+        InputError: the file is corrupt, not PyTorch's, or contains pickled code.
+    """
     try:
         with torch.serialization.safe_globals(_NUMPY_SCALARS):
             return torch.load(file, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
+    except Exception as error:
+        # The unpickler follows whatever bytes it meets, so that a damaged file raises anything: IndexError,
+        # AssertionError, struct.error and more were seen.
         if "Unsupported global" in str(error) or "Unsupported class" in str(error):
             raise InputError(
                 f"{file} contains pickled code, which is never run; save it again as a plain state dict with "
                 "torch.save(model.state_dict(), ...)."
             ) from error
-        raise InputError(f"{file} is not a PyTorch checkpoint, or is corrupt.") from error
-    except (RuntimeError, EOFError, ValueError, KeyError, OSError) as error:
         raise InputError(f"{file} is not a PyTorch checkpoint, or is corrupt.") from error
 
 
@@ -99,15 +107,18 @@ def load_weights(model: nn.Module, path_or_state_dict: str | os.PathLike[str] | 
 def load_canonical(model: nn.Module, weights: Weights) -> ImportReport:
     """Load weights that are under our names already; see `load_weights`."""
     sizes = {shape[-1] for shape in weights.blur_shapes.values()}
-    _check_fit(model, weights, sizes)
-    model.load_state_dict(weights.tensors)
+    # Files from before PyTorch 0.4.1 have no counters of batches, which nothing but an average over all of them reads.
+    counters = {key: value for key, value in model.state_dict().items() if key.endswith(".num_batches_tracked")}
+    tensors = counters | weights.tensors
+    _check_fit(model, tensors, sizes)
+    model.load_state_dict(tensors)
     return ImportReport(weights.layout, len(weights.tensors), sizes.pop() if sizes else None)
 
 
-def _check_fit(model: nn.Module, weights: Weights, filter_sizes: set[int]) -> None:
+def _check_fit(model: nn.Module, tensors: Mapping[str, Tensor], filter_sizes: set[int]) -> None:
     name = getattr(getattr(model, "spec", None), "name", type(model).__name__)
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
-    seen = {key: tuple(value.shape) for key, value in weights.tensors.items()}
+    seen = {key: tuple(value.shape) for key, value in tensors.items()}
     problems = [f"{key} is missing" for key in expected if key not in seen]
     problems += [f"{key} is not a parameter of it" for key in seen if key not in expected]
     problems += [

@@ -52,6 +52,8 @@ class ModelMetadata:
         preprocessing: how an image becomes the network's input.
         size_divisor: height and width must be multiples of it.
         min_size: smallest height and width the network takes, in pixels.
+        total_stride: product of the strides, in pixels; unlike `size_divisor`, of networks without APS too.
+        shift_step: shifts by multiples of it, in pixels, are promised to change nothing (2 for ``pool_only``).
         selection: ``exact`` or ``float``; None for a network without selections.
         criterion: norm that ranks the components, such as ``l2``.
         selection_layers: module paths of the selecting layers, in forward order.
@@ -70,6 +72,8 @@ class ModelMetadata:
     preprocessing: Preprocessing | None = None
     size_divisor: int = 1
     min_size: int = 1
+    total_stride: int = 1
+    shift_step: int = 1
     selection: str | None = None
     criterion: str | None = None
     selection_layers: tuple[str, ...] = ()
@@ -123,7 +127,7 @@ class ModelMetadata:
                 SelectionTensors(str(entry["layer"]), str(entry["index"]), str(entry["scores"]))
                 for entry in values.get("selections") or ()
             )
-            for name in ("size_divisor", "min_size"):
+            for name in ("size_divisor", "min_size", "total_stride", "shift_step"):
                 values[name] = _positive_integer(name, values.get(name, 1))
         except (TypeError, ValueError, KeyError) as error:
             raise InputError(
@@ -190,6 +194,8 @@ class ModelMetadata:
             preprocessing=getattr(model, "preprocessing", None),
             size_divisor=model.size_divisor,
             min_size=model.min_size,
+            total_stride=model.spec.total_stride,
+            shift_step=model.shift_step,
             selection=arguments["selection"] if layers else None,
             criterion=arguments["criterion"] if layers else None,
             selection_layers=layers,

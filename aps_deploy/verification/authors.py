@@ -72,8 +72,9 @@ class AuthorsConsistency:
         seed: seed of the shifts.
         num_images: images measured.
         consistency_percent: share of images whose class agrees between the two shifts of their batch.
-        accuracy_percent: share of unshifted images (changed as the protocol says) classified right; None without
-            labels.
+        accuracy_percent: share of the unshifted images (changed as the protocol says) that are classified right; None
+            without labels.
+        protocol_accuracy_percent: the same, averaged as the protocol averages.
         pairs: the two shifts of each batch.
     """
 
@@ -82,6 +83,7 @@ class AuthorsConsistency:
     num_images: int
     consistency_percent: float
     accuracy_percent: float | None
+    protocol_accuracy_percent: float | None
     pairs: tuple[tuple[Offset, Offset], ...]
 
     def to_dict(self) -> dict[str, Any]:
@@ -118,7 +120,7 @@ def authors_consistency(
     pairs: list[tuple[Offset, Offset]] = []
     agreeing: list[int] = []
     sizes: list[int] = []
-    right = 0
+    right: list[int] = []
     for rows in batches(len(images), protocol.batch_size):
         batch = _changed(images[rows], protocol, generator)
         first, second = (_offset(generator.randint(protocol.low, protocol.high, size=2)) for _ in range(2))
@@ -127,15 +129,19 @@ def authors_consistency(
         agreeing.append(int(((classes[0] == classes[1]) & (classes[0] != _NO_CLASS)).sum()))
         sizes.append(len(batch))
         if labels is not None:
-            right += int((_classes(runner, batch, batch_size) == labels[rows]).sum())
+            right.append(int((_classes(runner, batch, batch_size) == labels[rows]).sum()))
         if progress is not None:
             progress("authors' protocol", sum(sizes), len(images))
-    if protocol.average == "batches":
-        consistency = 100 * float(np.mean(np.asarray(agreeing) / np.asarray(sizes)))
-    else:
-        consistency = 100 * sum(agreeing) / sum(sizes)
-    accuracy = None if labels is None else 100 * right / len(images)
-    return AuthorsConsistency(protocol, seed, len(images), consistency, accuracy, tuple(pairs))
+    consistency = _percent(agreeing, sizes, protocol.average)
+    accuracy = None if labels is None else _percent(right, sizes, "images")
+    as_averaged = None if labels is None else _percent(right, sizes, protocol.average)
+    return AuthorsConsistency(protocol, seed, len(images), consistency, accuracy, as_averaged, tuple(pairs))
+
+
+def _percent(counts: list[int], sizes: list[int], average: Literal["batches", "images"]) -> float:
+    if average == "images":
+        return 100 * sum(counts) / sum(sizes)
+    return 100 * float(np.mean(np.asarray(counts) / np.asarray(sizes)))
 
 
 def _changed(images: Images, protocol: AuthorsProtocol, generator: np.random.RandomState) -> Images:

@@ -77,7 +77,14 @@ def verify_path(
             f"neither {file} nor {reference} says how images are preprocessed; export the file with aps-deploy."
         )
     limit = MAX_DEFAULT_IMAGES if num_images is None else num_images
-    data = load_folder(data_dir, preprocessing, limit=limit, seed=seed, class_names=class_names)
+    data = load_folder(
+        data_dir,
+        preprocessing,
+        limit=limit,
+        seed=seed,
+        class_names=class_names,
+        num_classes=judge.promised.num_classes,
+    )
     certificate = verify(
         file,
         judge.model,

@@ -84,10 +84,8 @@ class Reference:
 
     @property
     def shift_step(self) -> int:
-        """Shifts by multiples of it, in pixels, are promised to change nothing: 2 for ``pool_only``, whose first
-        convolution strides on a fixed grid.
-        """
-        return 2 if self.selection_layers and self.model.options.pool_only else 1
+        """Shifts by multiples of it, in pixels, are promised to change nothing."""
+        return int(self.model.shift_step)
 
     @property
     def family(self) -> str:

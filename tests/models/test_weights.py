@@ -26,6 +26,7 @@ from aps_deploy.models import (
     load_weights,
     save_checkpoint,
 )
+from aps_deploy.models.weights import read_tensors
 from aps_deploy.preprocessing import CIFAR10, Preprocessing
 from tests.models import golden
 
@@ -133,6 +134,42 @@ def test_authors_lpf_weights_of_cifar_take_their_name(tmp_path: Path) -> None:
     torch.save(golden.state_dict(rec), tmp_path / "lpf.pth")
     result = import_weights(tmp_path / "lpf.pth", tmp_path / "lpf.safetensors", arch="resnet20_lpf3")
     assert result.arguments["name"] == "resnet20_lpf3" and result.note is None
+
+
+def test_weights_from_before_batches_were_counted(tmp_path: Path) -> None:
+    peer = torchvision.models.resnet18()
+    old = {key: value for key, value in peer.state_dict().items() if not key.endswith("num_batches_tracked")}
+    model = create_model("resnet18", padding="zeros")
+    assert load_weights(model, old).num_tensors == len(old)
+    assert torch.equal(model.state_dict()["layer3.1.bn2.running_var"], peer.layer3[1].bn2.running_var)
+    del old["bn1.weight"]
+    with pytest.raises(InputError, match=r"bn1\.weight is missing"):
+        load_weights(model, old)
+
+
+def test_a_file_of_any_other_kind_is_one_sentence(tmp_path: Path) -> None:
+    for first in range(256):  # to the unpickler every first byte is another instruction, "c" one that names code
+        (tmp_path / "weights.pth").write_bytes(bytes([first]) + b"rror: file not found\n" * 3)
+        with pytest.raises(InputError, match="is not a PyTorch checkpoint, or is corrupt|contains pickled code"):
+            read_tensors(tmp_path / "weights.pth")
+
+
+def test_a_damaged_file_is_one_sentence(tmp_path: Path) -> None:
+    """Every kind of damage to a legacy file, whose pickle has no checksum, is refused in words or still loads."""
+    path = tmp_path / "weights.pth"
+    torch.save({"weight": torch.arange(6.0)}, path, _use_new_zipfile_serialization=False)
+    whole = path.read_bytes()
+    generator = np.random.default_rng(0)
+    refused = 0
+    for _ in range(300):
+        damaged = bytearray(whole)
+        damaged[generator.integers(len(whole))] = generator.integers(256)
+        path.write_bytes(bytes(damaged[: generator.integers(1, len(whole) + 1)]))
+        try:
+            read_tensors(path)
+        except InputError:
+            refused += 1
+    assert refused > 200
 
 
 def test_checkpoint_round_trip(tmp_path: Path) -> None:

@@ -52,11 +52,14 @@ def test_choice_and_output_follow_the_shift(
         assert torch.equal(rolled_y[n], moved)
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.float16, torch.bfloat16])
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_random_float_maps_have_unique_winners(criterion: str) -> None:
+def test_random_maps_have_unique_winners(criterion: str, dtype: torch.dtype) -> None:
     # Guards the property test above against passing by skipping.
-    x = torch.randn(64, 8, 12, 12, generator=torch.Generator().manual_seed(0))
-    assert (select(x, 2, criterion).margin > 0).float().mean() > 0.98
+    x = torch.randn(64, 8, 12, 12, generator=torch.Generator().manual_seed(0)).to(dtype)
+    # The largest of a few bfloat16 numbers is often shared: they have eight bits.
+    often_tied = dtype == torch.bfloat16 and criterion in ("linf", "max")
+    assert (select(x, 2, criterion).margin > 0).float().mean() > (0.5 if often_tied else 0.95)
 
 
 @pytest.mark.parametrize("size", [(28, 28), (14, 14), (18, 22), (7 * 2, 9 * 2)])

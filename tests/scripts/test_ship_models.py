@@ -61,7 +61,9 @@ def test_commands_parse_to_the_settings_of_the_run(ship_models: ModuleType, tmp_
     commands = ship_models.commands_of(tmp_path / "second")
     assert not any(str(tmp_path) in command or "/somewhere" in command for command in commands)
     for command, settings in zip(commands, (first, second), strict=True):
-        assert chosen(settings_of(command), ship_models.PRIVATE) == chosen(settings, ship_models.PRIVATE)
+        assert chosen(settings_of(command), ship_models.PRIVATE_SETTINGS) == chosen(
+            settings, ship_models.PRIVATE_SETTINGS
+        )
     assert [settings_of(command).weights for command in commands] == [None, Path("runs/first/best.safetensors")]
     assert settings_of(commands[0]).out_dir == Path("runs/first")
 
@@ -77,9 +79,9 @@ def test_every_switch_has_both_spellings(ship_models: ModuleType, tmp_path: Path
     switches = [
         name
         for name, kind in TrainSettings.__annotations__.items()
-        if "bool" in kind and name not in ship_models.PRIVATE
+        if "bool" in kind and name not in ship_models.PRIVATE_SETTINGS
     ]
     assert len(switches) >= 7
     settings = write_run(tmp_path / "run", arch="resnet20", **dict.fromkeys(switches, value))
     (command,) = ship_models.commands_of(tmp_path / "run")
-    assert chosen(settings_of(command), ship_models.PRIVATE) == chosen(settings, ship_models.PRIVATE)
+    assert chosen(settings_of(command), ship_models.PRIVATE_SETTINGS) == chosen(settings, ship_models.PRIVATE_SETTINGS)

@@ -16,6 +16,7 @@ from aps_deploy.errors import InputError
 from aps_deploy.preprocessing import IMAGENET
 from aps_deploy.training.data import load_data, preprocessing_of, split_order
 from aps_deploy.training.images import FileImages, MemoryImages, open_images
+from aps_deploy.training.outputs import owned_out_dir
 from aps_deploy.training.recipes import RECIPES
 from tests.training.conftest import CLASSES, write_class_folders
 
@@ -119,6 +120,18 @@ def test_torchvisions_archive(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert data.train.labels.tolist() == [0, 1, 2, 3, 4] and data.test.labels.tolist() == [5]
     with pytest.raises(InputError, match="--image-size is 64, but CIFAR-10"):
         load_data(tmp_path, dataclasses.replace(FAST, image_size=64))
+
+
+def test_two_runs_do_not_share_a_folder(tmp_path: Path) -> None:
+    folder = tmp_path / "runs" / "one"
+    with owned_out_dir(folder, is_new=True):
+        with pytest.raises(InputError, match="another process is training into"), owned_out_dir(folder, is_new=False):
+            pass
+        (folder / "last.pt").touch()
+    with owned_out_dir(folder, is_new=False):
+        assert [path.name for path in folder.iterdir()] == ["last.pt"], "the lock is no file"
+    with pytest.raises(InputError, match="exists and is not empty"), owned_out_dir(folder, is_new=True):
+        pass
 
 
 def test_wrong_folders(tmp_path: Path, data_folder: Path) -> None:

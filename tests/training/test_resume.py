@@ -188,7 +188,7 @@ def test_a_state_with_code_in_it_is_refused(tmp_path: Path) -> None:
     assert not (tmp_path / "harm").exists()
 
 
-@pytest.mark.parametrize("content", [b"", b"not a file of torch", b"PK\x03\x04 truncated"])
+@pytest.mark.parametrize("content", [b"", b"not a file of torch", b"error: file not found", b"PK\x03\x04 truncated"])
 def test_a_damaged_state_is_refused(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "last.pt").write_bytes(content)
     with pytest.raises(InputError, match="no training state"):

@@ -41,6 +41,16 @@ def test_one_cycle_rises_to_the_peak_and_falls_to_nothing() -> None:
     assert 0 < rates[-1] < 1e-4 and rates[0] == pytest.approx(0.04)
 
 
+def test_cosine_is_cosineannealing() -> None:
+    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=0.1)
+    reference = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=30)
+    schedule = Schedule("cosine", 0.1, 10, steps_per_epoch=3)
+    for step in range(30):
+        assert schedule.at(step) == pytest.approx(reference.get_last_lr()[0], rel=1e-9)
+        optimizer.step()
+        reference.step()
+
+
 @pytest.mark.parametrize("share", [0.0, 0.9])
 def test_one_cycle_of_a_single_step(share: float) -> None:
     rate = Schedule("one-cycle", 0.4, 1, steps_per_epoch=1, warmup_share=share).at(0)

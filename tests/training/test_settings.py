@@ -37,7 +37,6 @@ COMPLETE: dict[str, Any] = {"arch": "resnet20", "data": "data", "out_dir": "out"
         ({"schedule": "one-cycle", "step_epochs": 3}, "--step-epochs .* one-cycle"),
         ({"schedule": "step", "warmup_share": 0.5}, "--warmup-share .* step"),
         ({"schedule": "step", "milestones": "3,5"}, "--milestones belongs to --schedule milestones, not step"),
-        ({"milestones": "3,5", "step_epochs": 2}, "--step-epochs belongs to --schedule step, not milestones"),
         ({"schedule": "milestones"}, "--schedule milestones needs the epochs of the drops"),
         ({"milestones": "5,3"}, "--milestones is '5,3'; it must list epochs that rise"),
         ({"milestones": "0,3"}, "--milestones is '0,3'"),
@@ -45,7 +44,7 @@ COMPLETE: dict[str, Any] = {"arch": "resnet20", "data": "data", "out_dir": "out"
         ({"train_split": 0.0}, "--train-split is 0.0"),
         ({"train_split": 1.5}, "--train-split is 1.5"),
         ({"train_split": 0.9, "holdout": 5}, "--train-split and --holdout exclude each other"),
-        ({"resize": 30, "image_size": 32}, "--resize 30 is smaller than --image-size 32"),
+        ({"seed": 2**32}, r"--seed is 4294967296; it must be below 2\*\*32"),
     ],
 )
 def test_conflicts_name_the_flags(changes: dict[str, Any], message: str) -> None:
@@ -74,6 +73,26 @@ def test_milestones_choose_their_schedule() -> None:
     recipe = recipe_for(TrainSettings(**COMPLETE, milestones="100, 150", step_factor=0.5), "cifar")
     assert (recipe.schedule, recipe.milestones, recipe.step_factor) == ("milestones", "100, 150", 0.5)
     assert parse_milestones("100, 150") == (100, 150)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"recipe": "fast", "step_epochs": 10}, "--step-epochs belongs to --schedule step, not one-cycle"),
+        ({"recipe": "cifar10", "warmup_share": 0.5}, "--warmup-share belongs to --schedule one-cycle, not step"),
+        ({"milestones": "3,5", "step_epochs": 2}, "--step-epochs belongs to --schedule step, not milestones"),
+        ({"resize": 30, "recipe": "fast"}, "--resize 30 is smaller than the image size 32"),
+        ({"resize": 200, "recipe": "imagenet"}, "--resize 200 is smaller than the image size 224"),
+    ],
+)
+def test_a_recipe_refuses_what_it_has_no_use_for(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        recipe_for(TrainSettings(**COMPLETE, **changes), "cifar")
+
+
+def test_the_resize_follows_the_size_of_the_crop() -> None:
+    assert recipe_for(TrainSettings(**COMPLETE, image_size=448), "imagenet").resize == 512
+    assert recipe_for(TrainSettings(**COMPLETE, image_size=448, resize=448), "imagenet").resize == 448
 
 
 def test_the_family_chooses_the_recipe() -> None:
