@@ -36,6 +36,8 @@ _NETWORK = {"AveragePool", "BatchNormalization", "Celu", "Clip", "ConvInteger", 
             "Sigmoid", "Softmax", "Softplus", "Tanh"}  # fmt: skip
 _PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
 _INTEGER_PRODUCTS = {"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
+_ELEMENTWISE = {"Abs", "Add", "Cast", "Clip", "Div", "Identity", "Mul", "Relu", "Reshape", "Round", "Sigmoid", "Sqrt",
+                "Squeeze", "Sub", "Tanh", "Unsqueeze"}  # fmt: skip
 _WINDOWED = {"AveragePool", "Conv", "ConvInteger", "ConvTranspose", "LpPool", "MaxPool", "QLinearConv"}
 
 
@@ -156,7 +158,7 @@ def _selecting_nodes(graph: GraphView, metadata: ModelMetadata) -> Iterator[onnx
 
 def _is_network(graph: GraphView, node: onnx.NodeProto) -> bool:
     if node.op_type in _NETWORK:
-        return True
+        return not _is_of_energies(graph, node)
     if node.op_type == "Conv":
         # A convolution with one output channel may be an energy written as a product with ones.
         shape = graph.shape(node.output[0])
@@ -169,6 +171,20 @@ def _is_network(graph: GraphView, node: onnx.NodeProto) -> bool:
         return node.input[0] != node.input[1] and all(
             shape is not None and len(shape) == 4 and shape[1] != 1 for shape in shapes
         )
+    return False
+
+
+def _is_of_energies(graph: GraphView, node: onnx.NodeProto) -> bool:
+    """Return whether an operator of networks, such as Relu, acts on energies or their sums and not on a feature map."""
+    if node.op_type == "Shape":
+        return False
+    source = graph.maker(node.input[0])
+    while source is not None and source.input:
+        if source.op_type in _SUMS | {"SpaceToDepth"}:
+            return True
+        if source.op_type not in _ELEMENTWISE:
+            return False
+        source = graph.maker(source.input[0])
     return False
 
 

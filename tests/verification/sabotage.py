@@ -116,6 +116,18 @@ def energies_in_half(model: onnx.ModelProto) -> None:
     insert_after(model, energy, through_half(energy))
 
 
+def energies_in_half_behind(op_type: str) -> Edit:
+    """Hide the casts behind an operator that networks are made of and that leaves energies as they are."""
+
+    def edit(model: onnx.ModelProto) -> None:
+        energy = nodes(model, "ReduceSumSquare")[0].output[0]
+        casts = through_half(energy)
+        kept = helper.make_node(op_type, [casts[-1].output[0]], ["kept_energies"], name="kept_energies")
+        insert_after(model, energy, [*casts, kept])
+
+    return edit
+
+
 def inputs_of_energies_in_half(model: onnx.ModelProto) -> None:
     reduction = nodes(model, "ReduceSumSquare")[0]
     casts = through_half(reduction.input[0])

@@ -20,6 +20,8 @@ Images = npt.NDArray[np.float32]
 # What each edit must fail, and for the static check, the rule that must be named.
 CASES: list[tuple[Edit, str, str]] = [
     (sabotage.energies_in_half, "static_findings", "selection-precision"),
+    (sabotage.energies_in_half_behind("Relu"), "static_findings", "selection-precision"),
+    (sabotage.energies_in_half_behind("Clip"), "static_findings", "selection-precision"),
     (sabotage.inputs_of_energies_in_half, "static_findings", "selection-precision"),
     (sabotage.sums_in_half, "static_findings", "selection-precision"),
     (sabotage.sums_in_float, "static_findings", "selection-sum"),
