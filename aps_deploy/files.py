@@ -77,7 +77,11 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 def write_json(path: str | os.PathLike[str], document: Any) -> None:
     """Write ``document`` as indented UTF-8 JSON, atomically; NaN and infinity are refused (not JSON)."""
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write ``text`` as UTF-8, atomically; see `atomic_path` for the errors."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
