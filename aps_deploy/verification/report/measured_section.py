@@ -22,7 +22,7 @@ def selection_section(certificate: Certificate) -> list[Markup]:
     intro = (
         "Each layer keeps one of four grids of its map, per image. Another choice than the reference's is explained "
         "only where the reference's margin between its two best grids is below the tolerance: twice the error "
-        f"measured in the file's own scores, and never more than {number(certificate.limits.get('margin_cap'))}."
+        f"measured in the file's own scores{_cap_words(certificate.limits.get('margin_cap'))}."
     )
     layers = selection["layers"]
     drawn = table(
@@ -34,6 +34,10 @@ def selection_section(certificate: Certificate) -> list[Markup]:
     )  # fmt: skip
     figures = [element("figure", margin_histogram(layer), element("figcaption", describe(layer))) for layer in layers]
     return [element("p", intro), drawn, element("h3", "Margins"), *figures]
+
+
+def _cap_words(cap: float | None) -> str:
+    return "" if cap is None else f", and never more than {number(cap)}"
 
 
 def _layer_row(layer: dict[str, Any]) -> list[object]:
