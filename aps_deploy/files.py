@@ -96,5 +96,6 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # Not only its syntax: bytes that are no UTF-8, numbers of 5,000 digits, 10,000 brackets.
         raise InputError(f"{path} is not a JSON file ({error}).") from error

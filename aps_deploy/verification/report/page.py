@@ -96,8 +96,8 @@ def _facts(certificate: Certificate) -> Markup:
         ]
     if parity is not None:
         facts.append(("largest difference from the reference", number(parity["max_abs"])))
-        if parity["file_accuracy_percent"] is not None:
-            facts.append(("accuracy of the file", f"{parity['file_accuracy_percent']:.1f} %"))
-            facts.append(("accuracy of the reference", f"{parity['reference_accuracy_percent']:.1f} %"))
+        for whose in ("file", "reference"):
+            if parity[f"{whose}_accuracy_percent"] is not None:
+                facts.append((f"accuracy of the {whose}", f"{parity[f'{whose}_accuracy_percent']:.1f} %"))
     tiles = [element("div", element("dt", name), element("dd", value)) for name, value in facts]
     return element("dl", joined(tiles), class_="facts")

@@ -12,6 +12,8 @@ from aps_deploy.errors import InputError
 
 Map = npt.NDArray[np.float64]
 
+_MOST_CELLS = 2**24  # 4,096 x 4,096 pixels: more is a damaged certificate
+
 
 @dataclasses.dataclass(frozen=True)
 class ShiftGrid:
@@ -62,6 +64,8 @@ def shift_grid(consistency: dict[str, Any], shift_set: dict[str, Any]) -> ShiftG
         int(offsets.max(initial=0)) // step + 1 if is_group else -(-shift_set[side] // step)
         for offsets, side in ((dy, "height"), (dx, "width"))
     ]
+    if sides[0] * sides[1] > _MOST_CELLS:
+        raise InputError(f"a map of {sides[0]}x{sides[1]} shifts cannot be drawn; verify the file again.")
     first = [0 if is_group else -(side // 2) for side in sides]
     rows, cells = (
         (offsets // step - start) % side for offsets, start, side in zip((dy, dx), first, sides, strict=True)
