@@ -215,19 +215,16 @@ def predict(
 
 @app.command()
 def verify(
-    file: Annotated[
-        str, typer.Argument(metavar="FILE", help="ONNX file (or checkpoint) to prove.", show_default=False)
-    ],
+    context: typer.Context,
+    file: Annotated[str | None, typer.Argument(metavar="FILE", help="ONNX file (or checkpoint) to prove.")] = None,
     reference: Annotated[
-        str, typer.Option("--reference", metavar="CKPT", help="Checkpoint it was made from.", show_default=False)
-    ],
-    data: options.Data,
+        str | None, typer.Option("--reference", metavar="CKPT", help="Checkpoint it was made from.")
+    ] = None,
+    data: options.OptionalData = None,
     images: options.Images = None,
     shifts: options.Shifts = "group",
-    gate: Annotated[
-        list[str] | None,
-        typer.Option("--gate", metavar="NAME=NUMBER", help="Replace a limit, or =off to only report; repeatable."),
-    ] = None,
+    gate: options.Gate = None,
+    gates: options.Gates = None,
     runtime: options.Runtime = None,
     device: options.Device = None,
     batch_size: options.BatchSize = 64,
@@ -236,30 +233,49 @@ def verify(
         Path | None,
         typer.Option("--certificate", "-o", metavar="FILE", help="Where to write it [default: beside FILE]."),
     ] = None,
+    report: options.Report = None,
+    junit: options.Junit = None,
+    worst_case: options.WorstCase = None,
+    saved: options.Saved = None,
 ) -> None:
     """Prove that an exported file kept the property.
 
     Compares the shipped bytes with the float32 checkpoint: selections, logits, every shift, every place in a batch.
     Writes a JSON certificate; exits with 0 when every gate passed, 1 when one failed, 2 when something was unreadable.
+    With --from a saved certificate is judged by other limits, or shown, and nothing runs.
     """
-    from aps_deploy.verification import certificate_path, certificate_table, parse_gates, verify_path
+    from aps_deploy.verification import certificate_path, certificate_table, judge_path, parse_gates, read_gates
+    from aps_deploy.verification import verify_path as measure_path
 
-    result = verify_path(
-        file,
-        reference,
-        data,
-        num_images=images,
-        shifts=shifts,
-        gates=parse_gates(gate or []),
-        runtime=runtime,
-        device=device,
-        output=certificate or certificate_path(file),
-        batch_size=batch_size,
-        seed=seed,
-        progress=_progress(),
-    )
+    limits = {**({} if gates is None else read_gates(gates)), **parse_gates(gate or [])}
+    if saved is not None:
+        options.refuse_others(context, "--from judges a saved certificate and measures nothing", options.WITH_SAVED)
+        result = judge_path(saved, gates=limits, output=certificate, report=report, junit=junit)
+    else:
+        file, reference = options.given(file, "FILE"), options.given(reference, "--reference")
+        data = options.given(data, "--data")
+        certificate = certificate or certificate_path(file)
+        result = measure_path(
+            file,
+            reference,
+            data,
+            num_images=images,
+            shifts=shifts,
+            gates=limits,
+            runtime=runtime,
+            device=device,
+            output=certificate,
+            batch_size=batch_size,
+            seed=seed,
+            progress=_progress(),
+            report=report,
+            junit=junit,
+            worst_case=worst_case,
+        )
     _print_table(certificate_table(result))
-    typer.echo(f"certificate: {certificate or certificate_path(file)}")
+    for what, path in (("certificate", certificate), ("report", report), ("junit", junit)):
+        if path is not None:
+            typer.echo(f"{what}: {path}")
     raise typer.Exit(result.exit_code)
 
 

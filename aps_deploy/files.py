@@ -77,7 +77,11 @@ def sha256_of(path: str | os.PathLike[str]) -> str:
 
 def write_json(path: str | os.PathLike[str], document: Any) -> None:
     """Write ``document`` as indented UTF-8 JSON, atomically; NaN and infinity are refused (not JSON)."""
-    text = json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+    write_text(path, json.dumps(document, indent=2, ensure_ascii=False, allow_nan=False) + "\n")
+
+
+def write_text(path: str | os.PathLike[str], text: str) -> None:
+    """Write ``text`` as UTF-8, atomically; see `atomic_path` for the errors."""
     with atomic_path(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
@@ -92,5 +96,6 @@ def read_json(path: str | os.PathLike[str]) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise InputError(f"{path} does not exist.") from None
-    except (UnicodeDecodeError, json.JSONDecodeError) as error:
+    except (ValueError, RecursionError) as error:
+        # Not only its syntax: bytes that are no UTF-8, numbers of 5,000 digits, 10,000 brackets.
         raise InputError(f"{path} is not a JSON file ({error}).") from error

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, TypeVar
 
-from typer import Argument, Option
+from typer import Argument, Context, Option
+
+from aps_deploy.errors import InputError
 
 Model = Annotated[
     str, Argument(metavar="MODEL", help="Checkpoint, name of a packaged model, or ONNX file.", show_default=False)
@@ -32,4 +34,55 @@ Shifts = Annotated[
 ]
 Seed = Annotated[int, Option("--seed", min=0, max=2**32 - 1, help="Seed of everything drawn at random.")]
 Output = Annotated[Path, Option("--output", "-o", metavar="FILE", help="File to write.", show_default=False)]
+OptionalData = Annotated[
+    Path | None, Option("--data", metavar="DIR", help="Folder of images, one subfolder per class.")
+]
+Gate = Annotated[
+    list[str] | None,
+    Option("--gate", metavar="NAME=NUMBER", help="Replace a limit, or =off to only report; repeatable."),
+]
+Gates = Annotated[Path | None, Option("--gates", metavar="TOML", help="File of such limits; --gate goes before it.")]
+Report = Annotated[Path | None, Option("--report", metavar="HTML", help="Also write a report for people.")]
+Junit = Annotated[Path | None, Option("--junit", metavar="XML", help="Also write JUnit XML, one case per gate.")]
+WorstCase = Annotated[
+    Path | None,
+    Option(
+        "--worst-case",
+        metavar="NPZ",
+        help="Where to write the image and shift that changed most [default: beside the certificate, if one fails].",
+    ),
+]
+Saved = Annotated[
+    Path | None, Option("--from", metavar="JSON", help="Judge this certificate instead of measuring a file.")
+]
 Json = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
+
+WITH_SAVED = ("saved", "gate", "gates", "certificate", "report", "junit")
+"""Parameters of `verify` that fit `--from`."""
+
+ValueT = TypeVar("ValueT")
+
+
+def given(value: ValueT | None, name: str) -> ValueT:
+    """Return the value of an option that another form of the command does not need.
+
+    Raises:
+        InputError: it was not given.
+    """
+    if value is None:
+        raise InputError(f"{name} is missing; give FILE, --reference and --data, or --from a saved certificate.")
+    return value
+
+
+def refuse_others(context: Context, why: str, accepted: tuple[str, ...]) -> None:
+    """Refuse options on the command line that would be ignored.
+
+    Raises:
+        InputError: an option was given that is not among the ``accepted`` parameters.
+    """
+    for parameter in context.command.params:
+        name = parameter.name or ""
+        source = context.get_parameter_source(name)
+        if name not in accepted and source is not None and source.name == "COMMANDLINE":
+            shown = parameter.opts[0] if parameter.opts[0].startswith("-") else str(parameter.metavar)
+            raise InputError(f"{why}, so {shown} does not fit it; leave it out.")

@@ -20,10 +20,14 @@ if TYPE_CHECKING:
     from aps_deploy.verification.certificate import Certificate, Check, certificate_path
     from aps_deploy.verification.consistency import Consistency, measure_consistency
     from aps_deploy.verification.gates import GATES, parse_gates, resolve_gates
-    from aps_deploy.verification.paths import verify_path
+    from aps_deploy.verification.judging import read_gates, rejudge
+    from aps_deploy.verification.junit import junit_xml, save_junit
+    from aps_deploy.verification.paths import judge_path, verify_path
+    from aps_deploy.verification.report import report_html, save_report
     from aps_deploy.verification.shifts import ShiftSet, shift_set
     from aps_deploy.verification.table import certificate_table
     from aps_deploy.verification.verifying import verify
+    from aps_deploy.verification.worst_case import WorstCase
 
 _NAMES = {
     "authors": (
@@ -37,10 +41,14 @@ _NAMES = {
     "certificate": ("Certificate", "Check", "certificate_path"),
     "consistency": ("Consistency", "measure_consistency"),
     "gates": ("GATES", "parse_gates", "resolve_gates"),
-    "paths": ("verify_path",),
+    "judging": ("read_gates", "rejudge"),
+    "junit": ("junit_xml", "save_junit"),
+    "paths": ("judge_path", "verify_path"),
+    "report": ("report_html", "save_report"),
     "shifts": ("ShiftSet", "shift_set"),
     "table": ("certificate_table",),
     "verifying": ("verify",),
+    "worst_case": ("WorstCase",),
 }
 _HOME_OF = {name: f"aps_deploy.verification.{module}" for module, names in _NAMES.items() for name in names}
 
@@ -55,12 +63,20 @@ __all__ = [
     "Check",
     "Consistency",
     "ShiftSet",
+    "WorstCase",
     "authors_consistency",
     "certificate_path",
     "certificate_table",
+    "judge_path",
+    "junit_xml",
     "measure_consistency",
     "parse_gates",
+    "read_gates",
+    "rejudge",
+    "report_html",
     "resolve_gates",
+    "save_junit",
+    "save_report",
     "shift_set",
     "verify",
     "verify_path",

@@ -1,23 +1,27 @@
 """The outcome of a verification: what was measured, what was asked, and the verdict. JSON for programs.
 
-Imports neither torch nor onnx: a server checks a certificate before it loads anything.
+`docs/certificate.md` and `certificate.schema.json` describe the document. Imports neither torch nor onnx: a server
+checks a certificate before it loads anything.
 """
 
 from __future__ import annotations
 
 import dataclasses
-import json
 import os
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from aps_deploy.errors import InputError
-from aps_deploy.files import read_json, write_json
+from aps_deploy.files import read_json, write_text
+from aps_deploy.verification.gates import Status as Status
+from aps_deploy.verification.gates import judge
+from aps_deploy.verification.json_text import json_text
+from aps_deploy.verification.schema import certificate_schema, first_fault
 
-CERTIFICATE_VERSION = 1
+CERTIFICATE_VERSION = 2
+"""Grows when a reader of the older version would misread the document; members may be added without."""
+
 MODEL_SUFFIXES = (".onnx", ".safetensors", ".plan")
-
-Status = Literal["passed", "failed", "reported", "not_applicable"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -33,6 +37,7 @@ class Check:
         comparison: how they compare, ``<=`` or ``>=``.
         unit: of both.
         reason: why the gate exists, or what went wrong.
+        fault: what was found where the number is not perfect, in words, also where the gate accepts it.
     """
 
     name: str
@@ -43,6 +48,7 @@ class Check:
     comparison: str
     unit: str
     reason: str
+    fault: str = ""
 
     def sentence(self) -> str:
         """Return the check in one line, such as ``parity_excess: 3.2 tolerances (limit <= 1)``."""
@@ -66,7 +72,11 @@ class Certificate:
         shift_set: how the shifts were chosen, and which they are.
         overrides: gates that are the caller's and not the defaults.
         details: the measurements behind the checks, by group.
-        created: time in UTC, ISO 8601.
+        created: time in UTC, ISO 8601, of the measurement.
+        limits: limit of every gate by name, those without a number of their own among them (``parity_atol``).
+        command: the command line that measures the same again; None where Python code asked.
+        rejudged: where the checks were judged by other limits after the measurement: ``certificate`` (name),
+            ``sha256`` of that file, ``overrides`` and ``created``; None where they were not.
     """
 
     file: dict[str, Any]
@@ -79,6 +89,9 @@ class Certificate:
     overrides: dict[str, float | None]
     details: dict[str, Any]
     created: str
+    limits: dict[str, float | None] = dataclasses.field(default_factory=dict)
+    command: str | None = None
+    rejudged: dict[str, Any] | None = None
 
     @property
     def passed(self) -> bool:
@@ -119,7 +132,7 @@ class Certificate:
 
     def to_json(self) -> str:
         """Return the certificate as JSON text."""
-        return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False) + "\n"
+        return json_text(self.to_dict())
 
     def save(self, path: str | os.PathLike[str]) -> Path:
         """Write the certificate as JSON, atomically, and return its path.
@@ -128,7 +141,7 @@ class Certificate:
             InputError: the folder does not exist.
             ApsError: the disk is full or the folder cannot be written.
         """
-        write_json(path, self.to_dict())
+        write_text(path, self.to_json())
         return Path(path)
 
     @classmethod
@@ -143,7 +156,7 @@ class Certificate:
 
     @classmethod
     def from_dict(cls, document: Any, *, source: str = "the certificate") -> Certificate:
-        """Return the certificate in a document made by `to_dict`; see `from_json`."""
+        """Return the certificate in a document made by `to_dict`; see `from_json`. Unknown members are ignored."""
         version = document.get("certificate_version") if isinstance(document, dict) else None
         if version is None:
             raise InputError(f"{source} is not a certificate; write one with `aps-deploy verify`.")
@@ -152,14 +165,23 @@ class Certificate:
                 f"{source} is a certificate of version {version}, this program reads {CERTIFICATE_VERSION}; "
                 "verify the file again."
             )
-        try:
-            values = {field.name: document[field.name] for field in dataclasses.fields(cls)}
-            values["checks"] = tuple(Check(**check) for check in document["checks"])
-            certificate = cls(**values)
-        except (KeyError, TypeError) as error:
-            raise InputError(f"{source} is a damaged certificate ({error}); verify the file again.") from error
-        if certificate.passed != document.get("passed"):
+        fault = first_fault(document, certificate_schema())
+        if fault is not None:
+            raise InputError(f"{source} is a damaged certificate ({fault}); verify the file again.")
+        values = {field.name: document[field.name] for field in dataclasses.fields(cls)}
+        known = [field.name for field in dataclasses.fields(Check)]
+        values["checks"] = tuple(Check(**{name: check[name] for name in known}) for check in document["checks"])
+        certificate = cls(**values)
+        if certificate.passed != document["passed"]:
             raise InputError(f"{source}: its verdict does not follow from its checks; verify the file again.")
+        for check in certificate.checks:
+            if check.status != "not_applicable" and check.status != judge(
+                check.measured, check.comparison, check.tolerance
+            ):
+                raise InputError(
+                    f"{source}: {check.name} is {check.status}, which does not follow from its numbers; "
+                    "verify the file again."
+                )
         return certificate
 
 

@@ -14,6 +14,7 @@ from typing import Literal
 from aps_deploy.errors import InputError, near_matches
 
 Comparison = Literal["<=", ">="]
+Status = Literal["passed", "failed", "reported", "not_applicable"]
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 
 EQUIVARIANT_RUNTIMES = {
@@ -36,6 +37,8 @@ class GateSpec:
         reason: why the gate exists and why the limit is what it is.
         only_equivariant: the limit holds on `EQUIVARIANT_RUNTIMES`; elsewhere `elsewhere` does.
         elsewhere: limit per precision on other runtimes.
+        parametrises: gates whose measured numbers depend on this limit. Such a gate has no number of its own, and a
+            saved certificate cannot be judged by another value of it.
     """
 
     comparison: Comparison
@@ -44,6 +47,7 @@ class GateSpec:
     reason: str
     only_equivariant: bool = False
     elsewhere: Mapping[str, float | None] = dataclasses.field(default_factory=dict)
+    parametrises: tuple[str, ...] = ()
 
 
 @dataclasses.dataclass(frozen=True)
@@ -68,11 +72,16 @@ class Gate:
 
     def accepts(self, measured: float) -> bool:
         """Return whether the measured number is within the limit; NaN never is, without a limit anything is."""
-        if self.limit is None:
-            return True
-        if math.isnan(measured):
-            return False
-        return measured <= self.limit if self.comparison == "<=" else measured >= self.limit
+        return judge(measured, self.comparison, self.limit) != "failed"
+
+
+def judge(measured: float | None, comparison: str, limit: float | None) -> Status:
+    """Return the verdict on a measured number; what is not a number (None, NaN) fails every limit."""
+    if limit is None:
+        return "reported"
+    if measured is None or math.isnan(measured):
+        return "failed"
+    return "passed" if (measured <= limit if comparison == "<=" else measured >= limit) else "failed"
 
 
 def _same(limit: float | None) -> dict[str, float | None]:
@@ -85,6 +94,8 @@ _RTOL: dict[str, float | None] = {"fp32": 1e-3, "fp16": 1e-2, "bf16": 5e-2, "int
 # What counts as equal between two batches; int8 sums are exact, but one flipped level moves a logit.
 _BATCH_ATOL = {**_ATOL, "int8": 1e-2}
 _BATCH_RTOL = {**_RTOL, "int8": 1e-2}
+_PARITY = ("parity_excess", "clear_top1_changes")
+_BATCH = ("repeat_difference", "identical_rows", "batch_size_difference", "batch_slot_difference")
 
 GATES: dict[str, GateSpec] = {
     "missing_outputs": GateSpec(
@@ -115,9 +126,14 @@ GATES: dict[str, GateSpec] = {
         "<=", {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}, "relative margin",
         "largest margin that the measured score error may explain: well above the rounding of the precision, "
         "well below the typical margin (1e-3 to 1e-2)",
+        parametrises=("unexplained_selections",),
     ),
-    "parity_atol": GateSpec("<=", _ATOL, "logit", "absolute part of the elementwise tolerance"),
-    "parity_rtol": GateSpec("<=", _RTOL, "relative", "relative part of the elementwise tolerance"),
+    "parity_atol": GateSpec(
+        "<=", _ATOL, "logit", "absolute part of the elementwise tolerance", parametrises=_PARITY
+    ),
+    "parity_rtol": GateSpec(
+        "<=", _RTOL, "relative", "relative part of the elementwise tolerance", parametrises=_PARITY
+    ),
     "parity_excess": GateSpec(
         "<=", {**_same(1.0), "int8": None}, "tolerances",
         "largest |file - reference| in units of atol + rtol |reference|, the file's own indices forced",
@@ -153,8 +169,12 @@ GATES: dict[str, GateSpec] = {
         ">=", _same(None), "%",
         "the paper's protocol, two random shifts per batch: for comparing numbers; too noisy to gate",
     ),
-    "batch_atol": GateSpec("<=", _BATCH_ATOL, "logit", "absolute part of the tolerance between batches"),
-    "batch_rtol": GateSpec("<=", _BATCH_RTOL, "relative", "relative part of the tolerance between batches"),
+    "batch_atol": GateSpec(
+        "<=", _BATCH_ATOL, "logit", "absolute part of the tolerance between batches", parametrises=_BATCH
+    ),
+    "batch_rtol": GateSpec(
+        "<=", _BATCH_RTOL, "relative", "relative part of the tolerance between batches", parametrises=_BATCH
+    ),
     "repeat_difference": GateSpec(
         "<=", _same(0.0), "tolerances", "the same batch twice gives the same bits, or no comparison means anything",
         only_equivariant=True,
@@ -195,12 +215,7 @@ def resolve_gates(
     precision = precision or "fp32"
     if precision not in PRECISIONS:
         raise InputError(f"precision {precision!r} has no gates; known are {', '.join(PRECISIONS)}.")
-    chosen = dict(overrides or {})
-    for name, value in chosen.items():
-        if name not in GATES:
-            raise InputError(f"there is no gate {name!r}{near_matches(name, GATES)}; known are {', '.join(GATES)}.")
-        if value is not None and (isinstance(value, bool) or not math.isfinite(value)):
-            raise InputError(f"gate {name}={value} is not accepted; give a number, or off to only report it.")
+    chosen = checked_overrides(overrides or {})
     gates = {}
     for name, spec in GATES.items():
         equivariant = not spec.only_equivariant or (runtime, device) in EQUIVARIANT_RUNTIMES
@@ -210,6 +225,20 @@ def resolve_gates(
         else:
             gates[name] = Gate(name, spec.comparison, limit, spec.unit, spec.reason)
     return gates
+
+
+def checked_overrides(overrides: Mapping[str, float | None]) -> dict[str, float | None]:
+    """Return the overrides, every one of which is a limit for a gate of the table.
+
+    Raises:
+        InputError: a name is not in the table, or its value is no finite number.
+    """
+    for name, value in overrides.items():
+        if name not in GATES:
+            raise InputError(f"there is no gate {name!r}{near_matches(name, GATES)}; known are {', '.join(GATES)}.")
+        if value is not None and (isinstance(value, bool) or not math.isfinite(value)):
+            raise InputError(f"gate {name}={value} is not accepted; give a number, or off to only report it.")
+    return dict(overrides)
 
 
 def parse_gates(texts: list[str]) -> dict[str, float | None]:

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from aps_deploy.verification.certificate import Check, Status
+from aps_deploy.verification.certificate import Check
 from aps_deploy.verification.comparing import finite_or_none
-from aps_deploy.verification.gates import Gate
+from aps_deploy.verification.gates import Gate, Status, judge
 
 
 class Ledger:
@@ -28,14 +28,23 @@ class Ledger:
     def record(self, group: str, name: str, measured: float, *, fault: str = "") -> None:
         """Add a measured number under the gate ``name``; a failure says ``fault`` after the gate's reason."""
         gate = self.gates[name]
-        status: Status = "reported" if gate.limit is None else "passed" if gate.accepts(measured) else "failed"
-        reason = f"{gate.reason}; {fault}" if status == "failed" and fault else gate.reason
-        self._add(group, gate, status, finite_or_none(float(measured)), reason)
+        number = finite_or_none(float(measured))
+        if gate.comparison == "<=" and number == 0:
+            fault = ""  # nothing was found
+        status = judge(number, gate.comparison, gate.limit)
+        self._add(group, gate, status, number, explained(status, gate.reason, fault), fault)
 
     def not_applicable(self, group: str, name: str, reason: str) -> None:
         """Add the gate ``name`` as one that this file gives nothing to measure for."""
         self._add(group, self.gates[name], "not_applicable", None, reason)
 
-    def _add(self, group: str, gate: Gate, status: Status, measured: float | None, reason: str) -> None:
-        check = Check(gate.name, group, status, measured, gate.limit, gate.comparison, gate.unit, reason)
+    def _add(
+        self, group: str, gate: Gate, status: Status, measured: float | None, reason: str, fault: str = ""
+    ) -> None:
+        check = Check(gate.name, group, status, measured, gate.limit, gate.comparison, gate.unit, reason, fault)
         self.checks.append(check)
+
+
+def explained(status: Status, reason: str, fault: str) -> str:
+    """Return why the gate exists and, where it failed, what was found."""
+    return f"{reason}; {fault}" if status == "failed" and fault else reason

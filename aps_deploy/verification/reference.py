@@ -13,6 +13,7 @@ import numpy.typing as npt
 
 from aps_deploy.errors import InputError
 from aps_deploy.runtimes.batching import batches
+from aps_deploy.runtimes.session import LOGITS, Outputs
 from aps_deploy.verification.comparing import Images, Progress
 
 if TYPE_CHECKING:
@@ -102,6 +103,17 @@ class Reference:
         """One name per logit, where the checkpoint says."""
         names = getattr(self.model, "class_names", None)
         return None if names is None else tuple(names)
+
+    def run(self, images: Images) -> Outputs:
+        """Return the logits for images (N, 3, H, W), by the reference's own selections, as a session would."""
+        import torch
+
+        from aps_deploy.runtimes.torch_session import full_float32
+
+        device = next(self.model.parameters()).device
+        with torch.inference_mode(), full_float32():
+            logits = self.model(torch.from_numpy(np.array(images)).to(device))
+        return {LOGITS: logits.cpu().numpy()}
 
     def trace(
         self,

@@ -23,6 +23,39 @@ ERROR_HEADROOM = 2.0
 """The measured error is the largest over the *agreeing* selections: a disagreeing one proves its own error by being
 wrong, which would excuse everything. A sample's maximum is a little too small, hence the factor."""
 
+MARGIN_BIN = 0.25
+"""Width of a histogram's bin in decades."""
+
+
+@dataclasses.dataclass(frozen=True)
+class MarginHistogram:
+    """How the relative margins of one layer are distributed, on a logarithmic axis.
+
+    Attributes:
+        tied: margins of exactly 0, which are in no bin.
+        log10_from: lower edge of the first bin, as a decimal logarithm, a multiple of `MARGIN_BIN`.
+        counts: margins in each bin; the bins are `MARGIN_BIN` wide.
+    """
+
+    tied: int
+    log10_from: float
+    counts: tuple[int, ...]
+
+    @classmethod
+    def of(cls, margins: Floats) -> MarginHistogram:
+        """Return the histogram of margins of any shape; NaN counts as a tie, as everywhere here."""
+        positive = margins[margins > 0]
+        tied = int(margins.size - positive.size)
+        if not positive.size:
+            return cls(tied, 0.0, ())
+        bins = np.floor(np.log10(positive) / MARGIN_BIN).astype(int)
+        counts = np.bincount(bins - bins.min())
+        return cls(tied, float(bins.min()) * MARGIN_BIN, tuple(int(count) for count in counts))
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return the histogram as plain JSON values."""
+        return {**dataclasses.asdict(self), "log10_step": MARGIN_BIN, "counts": list(self.counts)}
+
 
 @dataclasses.dataclass(frozen=True)
 class LayerSelection:
@@ -39,6 +72,7 @@ class LayerSelection:
             could not be measured.
         tolerance: largest margin that explains a disagreement.
         smallest_margin: smallest relative margin of the reference among untied images; None where all are tied.
+        margins: histogram of the reference's relative margins, see `MarginHistogram`.
     """
 
     layer: str
@@ -50,10 +84,11 @@ class LayerSelection:
     measured_error: float | None
     tolerance: float
     smallest_margin: float | None
+    margins: MarginHistogram
 
     def to_dict(self) -> dict[str, Any]:
         """Return the numbers as plain JSON values."""
-        document = dataclasses.asdict(self)
+        document = {**dataclasses.asdict(self), "margins": self.margins.to_dict()}
         document["measured_error"] = finite_or_none(self.measured_error)
         return document
 
@@ -144,6 +179,7 @@ def compare_selections(
                 measured_error=error,
                 tolerance=tolerance,
                 smallest_margin=float(free.min()) if len(free) else None,
+                margins=MarginHistogram.of(margin),
             )
         )
     any_tied = np.asarray(~(margins > 0).all(axis=1))

@@ -13,8 +13,8 @@ import numpy.typing as npt
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.verification.authors import CIFAR_PROTOCOL, IMAGENET_PROTOCOL, authors_consistency
 from aps_deploy.verification.batch import check_batches
-from aps_deploy.verification.comparing import Images, Progress
-from aps_deploy.verification.consistency import measure_consistency
+from aps_deploy.verification.comparing import Images, Progress, finite_or_none
+from aps_deploy.verification.consistency import Consistency, measure_consistency
 from aps_deploy.verification.declaration import declared_differently, unaudited_layers
 from aps_deploy.verification.instrument import load_inlined, measure_scores
 from aps_deploy.verification.ledger import Ledger
@@ -22,6 +22,7 @@ from aps_deploy.verification.parity import compare_logits
 from aps_deploy.verification.reference import Reference, ReferenceTrace, load_reference
 from aps_deploy.verification.selection import SelectionAgreement, compare_selections
 from aps_deploy.verification.shifts import ShiftSet
+from aps_deploy.verification.worst_case import WorstCase, make_worst_case
 
 if TYPE_CHECKING:
     import onnx
@@ -30,6 +31,11 @@ if TYPE_CHECKING:
 
 Labels = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.int64]
+
+REFERENCE_IMAGES = 16
+REFERENCE_PAIRS = 16_384
+"""The reference is tried under shifts too, to be seen beside the file: on a few images, or not at all where one image
+under all shifts is more than this. PyTorch on a CPU would otherwise take most of the time."""
 
 
 @dataclasses.dataclass
@@ -47,6 +53,7 @@ class Run:
     progress: Progress | None
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
+    worst_case: WorstCase | None = None
 
     def check_file(self, file: str | os.PathLike[str], byte_faults: tuple[str, ...]) -> None:
         """Run every step on the open session."""
@@ -243,6 +250,8 @@ class Run:
             progress=self.progress,
         )
         self.details["consistency"] = found.to_dict()
+        self.details["reference_consistency"] = self._reference_consistency(tied)
+        self.details["worst_case"] = self._worst_case(found)
         self.details["authors_protocol"] = authors.to_dict()
         self.counts.update(
             pairs=found.num_pairs,
@@ -262,6 +271,59 @@ class Run:
         self.ledger.record("consistency", "top1_consistency", found.top1_percent, fault=fault)
         self.ledger.record("consistency", "identical_shifts", found.identical_shifts_percent, fault=fault)
         self.ledger.record("consistency", "authors_consistency", authors.consistency_percent)
+
+    def _reference_consistency(self, tied: npt.NDArray[np.bool_]) -> dict[str, Any] | None:
+        """Return how a few images fare in the reference; None where the shifts are too many."""
+        count = min(REFERENCE_IMAGES, REFERENCE_PAIRS // len(self.shifts))
+        if count == 0:
+            return None
+        free = np.flatnonzero(~tied)
+        candidates = free if len(free) else np.arange(len(tied))
+        # Spread over the images, which come class by class.
+        rows = candidates[np.unique(np.linspace(0, len(candidates) - 1, count).astype(int))]
+        progress = self.progress
+        found = measure_consistency(
+            self.reference,
+            self.images[rows],
+            self.shifts,
+            batch_size=self.batch_size,
+            tied=tied[rows],
+            progress=None if progress is None else lambda _, done, total: progress("reference shifts", done, total),
+        )
+        document = found.to_dict()
+        # Positions among these few images would be taken for positions among all.
+        for name in ("worst_image", "worst_shift", "worst_pair"):
+            del document[name]
+        return {**document, "images": [int(row) for row in rows]}
+
+    def _worst_case(self, found: Consistency) -> dict[str, Any] | None:
+        """Keep the worst pair as arrays, and return what the certificate tells of it."""
+        pair = found.worst_pair
+        if pair is None:
+            return None
+        session, reference = self.session, self.reference
+        about = {
+            "reference_sha256": reference.sha256,
+            "runtime": session.runtime,
+            "device": session.device,
+            "providers": list(session.providers),
+            "image_position": pair.image,
+        }
+        self.worst_case = make_worst_case(session, reference, self.images, pair, about)
+        names = session.metadata.class_names or reference.class_names
+        preprocessing = session.metadata.preprocessing or reference.preprocessing
+        return {
+            "image": pair.image,
+            "image_file": None,
+            "shift": [pair.dy, pair.dx],
+            "in_batch": {
+                "changes_class": pair.changes_class,
+                "bit_identical": pair.identical,
+                "max_logit_change": finite_or_none(pair.max_logit_change),
+            },
+            **self.worst_case.to_dict(preprocessing, names),
+            "file": None,
+        }
 
     def _batches(self) -> None:
         ledger = self.ledger

@@ -6,12 +6,13 @@ a few. What is expensive runs in the file's own runtime only; the reference sees
 
 from __future__ import annotations
 
+import dataclasses
 import datetime
 import hashlib
 import importlib.metadata
 import os
 import platform
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -27,6 +28,7 @@ from aps_deploy.verification.ledger import Ledger
 from aps_deploy.verification.reference import Reference, load_reference
 from aps_deploy.verification.shifts import ShiftSet, shift_set
 from aps_deploy.verification.steps import Labels, Run
+from aps_deploy.verification.worst_case import WorstCase
 
 if TYPE_CHECKING:
     import torch
@@ -49,6 +51,7 @@ def verify(
     batch_size: int = DEFAULT_BATCH_SIZE,
     seed: int = 0,
     progress: Progress | None = None,
+    keep_worst_case: Callable[[WorstCase], None] | None = None,
 ) -> Certificate:
     """Return the certificate of ``file``: whether it answers as ``reference`` does, and alike under shifts.
 
@@ -65,6 +68,7 @@ def verify(
         batch_size: images per call.
         seed: of the sampled shifts and of the authors' protocol.
         progress: called with what is being done, how much is done and how much there is.
+        keep_worst_case: called with the pair of image and shift that changed the answer most, if any was measured.
 
     Raises:
         InputError: the file, reference, images, shifts or gates cannot be used, or the reference is of another
@@ -96,6 +100,9 @@ def verify(
             progress=progress,
         )
         run.check_file(file, faults)
+        if run.worst_case is not None and keep_worst_case is not None:
+            about = {"file": Path(file).name, "file_sha256": _file_hash(file), **run.worst_case.about}
+            keep_worst_case(dataclasses.replace(run.worst_case, about=about))
         return _certificate(file, run, dict(gates or {}))
 
 
@@ -194,10 +201,12 @@ def _certificate(file: str | os.PathLike[str], run: Run, overrides: dict[str, fl
             "sha256": digest,
             "labelled": run.labels is not None,
             "seed": run.seed,
+            "batch_size": run.batch_size,
         },
         shift_set={**run.shifts.to_dict(), "description": run.shifts.describe()},
         overrides=overrides,
         details=run.details,
+        limits={name: gate.limit for name, gate in run.ledger.gates.items()},
         created=datetime.datetime.now(datetime.UTC).isoformat(timespec="seconds"),
     )
 

@@ -485,6 +485,48 @@ class TestVerify:
             invoke("verify", onnx_file, *data, "--gate", "top1_consistancy=95"), "top1_consistancy", "top1_consistency"
         )
 
+    @pytest.mark.parametrize("missing", ["FILE", "--reference", "--data"])
+    def test_what_a_measurement_needs(self, invoke: Invoke, missing: str, folder: Path) -> None:
+        words = {"FILE": ("no.onnx",), "--reference": ("--reference", "x"), "--data": ("--data", folder)}
+        given = [word for name, pair in words.items() if name != missing for word in pair]
+        is_one_sentence(invoke("verify", *given), f"{missing} is missing", "--from")
+
+    @pytest.mark.parametrize(
+        ("words", "shown"),
+        [
+            (("no.onnx",), "FILE"),
+            (("--data", "x"), "--data"),
+            (("--shifts", "group"), "--shifts"),
+            (("--worst-case", "w.npz"), "--worst-case"),
+            (("-b", "3"), "--batch-size"),
+        ],
+    )
+    def test_what_does_not_fit_a_saved_certificate(
+        self, invoke: Invoke, words: tuple[str, ...], shown: str, folder: Path
+    ) -> None:
+        is_one_sentence(invoke("verify", "--from", folder / "c.json", *words), f"so {shown} does not fit it")
+
+    @pytest.mark.parametrize(
+        "text",
+        [
+            None, "", "{}", "[]", "null", "not json", '{"certificate_version": 1}', '{"certificate_version": 2}',
+            '{"certificate_version": 2, "passed": true, "checks": []}', "\udcff",
+        ],
+    )  # fmt: skip
+    def test_no_certificate_to_judge(self, invoke: Invoke, text: str | None, folder: Path) -> None:
+        source, report = folder / "c.json", folder / "r.html"
+        if text is not None:
+            source.write_bytes(text.encode("utf-8", "surrogateescape"))
+        is_one_sentence(invoke("verify", "--from", source, "--report", report), "c.json")
+        assert not report.exists()
+
+    @pytest.mark.parametrize("words", [("--gates", "none.toml"), ("--gate", "top1_consistency")])
+    def test_limits_that_cannot_be_read(self, invoke: Invoke, words: tuple[str, ...], folder: Path) -> None:
+        is_one_sentence(invoke("verify", "--from", folder / "c.json", *words), words[1])
+
+    def test_a_folder_of_limits(self, invoke: Invoke, folder: Path) -> None:
+        is_one_sentence(invoke("verify", "--from", folder / "c.json", "--gates", folder), str(folder))
+
     def test_full_disk_leaves_the_old_certificate(
         self,
         invoke: Invoke,

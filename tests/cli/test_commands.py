@@ -175,6 +175,31 @@ def test_verify_fails_with_one_when_a_weight_was_changed(
     assert not json.loads(certificate.read_text())["passed"]
 
 
+def test_verify_writes_a_report_and_judges_a_certificate_anew(
+    invoke: Invoke, onnx_file: Path, checkpoint: Path, images: Path, tmp_path: Path
+) -> None:
+    certificate, report, junit = (tmp_path / name for name in ("c.json", "r.html", "j.xml"))
+    gates = tmp_path / "gates.toml"
+    gates.write_text("parity_excess = 0\nparity_mean_abs = 0\n")
+    result = invoke(
+        *("verify", onnx_file, "--reference", checkpoint, "--data", images / "test", "--shifts", "1", "--images", "2"),
+        *("-o", certificate, "--report", report, "--junit", junit, "--gates", gates, "--gate", "parity_excess=1"),
+    )
+    assert result.exit_code == 1, result.output
+    document = json.loads(certificate.read_text())
+    assert [sentence.split(":")[0] for sentence in document["failed"]] == ["parity_mean_abs"]
+    assert document["overrides"] == {"parity_excess": 1.0, "parity_mean_abs": 0.0}
+    assert all(str(path) in result.stdout for path in (certificate, report, junit))
+    assert "✗" in report.read_text() and 'failures="1"' in junit.read_text()
+    before = certificate.read_bytes()
+    again = tmp_path / "again.html"
+    result = invoke("verify", "--from", certificate, "--gate", "parity_mean_abs=off", "--report", again)
+    assert result.exit_code == 0, result.output
+    assert "✓" in again.read_text() and "certificate:" not in result.stdout
+    assert invoke("verify", "--from", certificate).exit_code == 1
+    assert certificate.read_bytes() == before
+
+
 @pytest.mark.parametrize(("all_verified", "exit_code"), [(True, 0), (False, 1)])
 def test_demo_says_where_everything_is(
     invoke: Invoke, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, all_verified: bool, exit_code: int

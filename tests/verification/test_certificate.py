@@ -10,6 +10,7 @@ from rich.console import Console
 from aps_deploy.errors import InputError
 from aps_deploy.verification.certificate import Certificate, Check, Status, certificate_path
 from aps_deploy.verification.table import certificate_table
+from tests.verification.samples import bare_certificate
 
 
 def _check(name: str, status: Status, measured: float | None = 1.0) -> Check:
@@ -20,19 +21,10 @@ def _certificate(*checks: Check) -> Certificate:
     layer = {
         "layer": "layer2.0.pool", "agreed": 3, "explained": 0, "unexplained": 0, "tied": 1, "at_risk": 0,
         "measured_error": 1e-7, "tolerance": 2e-7, "smallest_margin": None,
+        "margins": {"tied": 4, "log10_from": 0.0, "counts": [], "log10_step": 0.25},
     }  # fmt: skip
-    return Certificate(
-        file={"name": "net.onnx", "sha256": "aa", "precision": "fp32"},
-        reference={"name": "net.safetensors", "sha256": "bb"},
-        checks=checks,
-        counts={"images": 4},
-        environment={"runtime": "onnxruntime", "device": "cpu"},
-        data={"num_images": 4, "height": 16, "width": 16, "seed": 0},
-        shift_set={"description": "15 shifts"},
-        overrides={},
-        details={"selection": {"layers": [layer]}},
-        created="2026-01-01T00:00:00+00:00",
-    )
+    selection = {"num_images": 4, "tied_images": 4, "layers": [layer], "margin_histogram": {"0": 4}, "scores": ""}
+    return bare_certificate(*checks, details={"selection": selection})
 
 
 def test_verdicts() -> None:
@@ -73,7 +65,9 @@ def test_an_older_certificate_survives_a_failed_write(tmp_path: Path) -> None:
     [
         ({"passed": False}, "does not follow"),
         ({"certificate_version": 99}, "version 99"),
-        ({"checks": [{"name": "a"}]}, "damaged"),
+        ({"checks": [{"name": "a"}]}, r"damaged certificate \(checks\[0\]\.group is missing"),
+        ({"details": {"selection": {"layers": 3}}}, r"details\.selection\.num_images is missing"),
+        ({"data": None}, "data is null; it must be object"),
     ],
 )
 def test_damaged_certificates_are_refused(change: dict[str, object], message: str, tmp_path: Path) -> None:
@@ -81,6 +75,24 @@ def test_damaged_certificates_are_refused(change: dict[str, object], message: st
     path.write_text(json.dumps({**_certificate(_check("a", "passed")).to_dict(), **change}))
     with pytest.raises(InputError, match=message):
         Certificate.from_json(path)
+
+
+@pytest.mark.parametrize(
+    ("status", "measured"), [("passed", 3.0), ("passed", None), ("failed", 1.0), ("reported", 1.0)]
+)
+def test_a_verdict_that_does_not_follow_from_its_number_is_refused(
+    status: Status, measured: float | None, tmp_path: Path
+) -> None:
+    path = _certificate(_check("a", "passed"), _check("b", status, measured)).save(tmp_path / "c.json")
+    with pytest.raises(InputError, match=f"b is {status}, which does not follow from its numbers"):
+        Certificate.from_json(path)
+
+
+def test_unknown_members_are_ignored() -> None:
+    certificate = _certificate(_check("a", "passed"))
+    document = {**certificate.to_dict(), "colour": "red"}
+    document["checks"][0]["weight"] = 3
+    assert Certificate.from_dict(document) == certificate
 
 
 @pytest.mark.parametrize("text", ["{}", "[1]", "nothing"])

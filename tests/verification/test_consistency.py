@@ -7,7 +7,7 @@ import pytest
 
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.verification.comparing import identical_rows
-from aps_deploy.verification.consistency import measure_consistency
+from aps_deploy.verification.consistency import WorstPair, measure_consistency
 from aps_deploy.verification.shifts import shift_set
 from tests.verification.fakes import FakeRunner, corner, integer_images, invariant
 
@@ -49,6 +49,7 @@ def test_the_worst_image_and_shift_are_kept() -> None:
     images[1, 2, 3, 5] = 9  # only shift (3, 3) brings it to the corner
     found = measure_consistency(FakeRunner(corner), images, ALL)
     assert (found.worst_image, found.worst_shift) == (1, (3, 3))
+    assert found.worst_pair == WorstPair(1, 3, 3, changes_class=True, identical=False, max_logit_change=9.0)
     assert found.num_pairs - found.agreeing_pairs == 1
 
 

@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from aps_deploy.errors import InputError
-from aps_deploy.verification.gates import GATES, PRECISIONS, parse_gates, resolve_gates
+from aps_deploy.verification.gates import GATES, PRECISIONS, judge, parse_gates, resolve_gates
 from aps_deploy.verification.ledger import Ledger
 
 
@@ -109,3 +109,37 @@ def test_the_ledger_turns_numbers_into_verdicts() -> None:
     }
     assert "worst at image 3" in ledger.checks[0].reason
     assert ledger.checks[3].measured is None
+
+
+def test_gates_that_decide_how_others_are_measured_have_no_number_of_their_own() -> None:
+    deciding = {name for name, spec in GATES.items() if spec.parametrises}
+    assert deciding == {"margin_cap", "parity_atol", "parity_rtol", "batch_atol", "batch_rtol"}
+    for name in deciding:
+        assert set(GATES[name].parametrises) <= set(GATES) - deciding
+
+
+@pytest.mark.parametrize(
+    ("measured", "comparison", "limit", "status"),
+    [
+        (1.0, "<=", 1.0, "passed"),
+        (1.1, "<=", 1.0, "failed"),
+        (99.0, ">=", 100.0, "failed"),
+        (100.0, ">=", 100.0, "passed"),
+        (None, "<=", 1.0, "failed"),
+        (None, ">=", 1.0, "failed"),
+        (float("nan"), ">=", 0.0, "failed"),
+        (None, "<=", None, "reported"),
+    ],
+)
+def test_judging(measured: float | None, comparison: str, limit: float | None, status: str) -> None:
+    assert judge(measured, comparison, limit) == status
+
+
+def test_what_was_found_is_kept_although_the_gate_accepts_it() -> None:
+    ledger = Ledger(resolve_gates("fp32", "onnxruntime", "cpu", {"top1_consistency": 10}))
+    ledger.record("consistency", "top1_consistency", 50.0, fault="worst at image 3")
+    ledger.record("file", "missing_outputs", 0, fault="the file has no output ")
+    accepted, perfect = ledger.checks
+    assert (accepted.status, accepted.fault) == ("passed", "worst at image 3")
+    assert "worst at image 3" not in accepted.reason
+    assert perfect.fault == ""

@@ -14,6 +14,7 @@ from aps_deploy.export import export_onnx
 from aps_deploy.models import ResNet
 from aps_deploy.runtimes import open_session, run_batched
 from aps_deploy.verification import Certificate, verify
+from aps_deploy.verification.schema import certificate_schema, first_fault
 from tests.verification.conftest import FORMS, IMAGE_SIZE, make_images, make_network
 
 Images = npt.NDArray[np.float32]
@@ -46,6 +47,8 @@ def test_every_exported_form_passes(form: str, exports: dict[str, Path], images:
     assert certificate.file["declared"] == certificate.reference["promised"]
     assert certificate.file["declared"]["selection"] == "exact"
     assert certificate.reference["is_named_by_file"]
+    assert certificate.details["reference_consistency"]["identical_pairs"] == 120
+    assert first_fault(certificate.to_dict(), certificate_schema()) is None
     # The score errors are measured, and those of float32.
     for layer in certificate.details["selection"]["layers"]:
         assert 0 < layer["measured_error"] < 1e-5
@@ -77,6 +80,19 @@ def test_a_strided_network_fails_consistency_and_nothing_else(strided: tuple[Pat
     consistency = certificate.details["consistency"]
     assert consistency["worst_shift"] is not None
     assert 0 < consistency["top1_percent"] < 100
+    # The reference, tried on the same images, changes in the same places: the file is a faithful one.
+    reference = certificate.details["reference_consistency"]
+    assert reference["images"] == list(range(8))
+    assert reference["shifts"]["changed"] == consistency["shifts"]["changed"]
+
+
+def test_the_reference_is_tried_on_few_images_or_none(
+    strided: tuple[Path, ResNet], images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("aps_deploy.verification.steps.REFERENCE_PAIRS", 7)
+    few = verify(*strided, images, shifts=3).details["reference_consistency"]
+    assert (few["images"], few["num_pairs"]) == ([0, 7], 6)
+    assert verify(*strided, images[:1], shifts=8).details["reference_consistency"] is None
 
 
 def test_relaxed_gates_let_a_strided_network_pass_and_are_recorded(

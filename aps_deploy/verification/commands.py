@@ -1,0 +1,42 @@
+"""The command line that measures a certificate again."""
+
+from __future__ import annotations
+
+import os
+import shlex
+from collections.abc import Mapping
+
+from aps_deploy.verification.certificate import Certificate
+
+
+def verify_command(
+    certificate: Certificate,
+    file: str | os.PathLike[str],
+    reference: str | os.PathLike[str],
+    data_dir: str | os.PathLike[str],
+    shifts: str | int,
+) -> str:
+    """Return the command for a POSIX shell; what was a default is written out, so that other defaults change nothing.
+
+    Args:
+        certificate: what was measured.
+        file: as the caller gave it.
+        reference: as the caller gave it.
+        data_dir: as the caller gave it.
+        shifts: as the caller gave it.
+    """
+    environment, data = certificate.environment, certificate.data
+    words = [
+        "aps-deploy", "verify", os.fspath(file), "--reference", os.fspath(reference), "--data", os.fspath(data_dir),
+        "--images", data["num_images"], "--shifts", shifts, "--seed", data["seed"],
+        "--runtime", environment["runtime"], "--device", environment["device"], "--batch-size", data["batch_size"],
+    ]  # fmt: skip
+    return shlex.join([str(word) for word in words] + gate_words(certificate.overrides))
+
+
+def gate_words(overrides: Mapping[str, float | None]) -> list[str]:
+    """Return the overrides as words of a command line."""
+    words = []
+    for name, limit in overrides.items():
+        words += ["--gate", f"{name}={'off' if limit is None else repr(float(limit)).removesuffix('.0')}"]
+    return words
