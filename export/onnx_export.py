@@ -59,7 +59,7 @@ def export_onnx(
         image_size: Side of the square images, or (height, width), in pixels.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; selections, pooling, classifier, input and outputs are
             float32 in each.
-        opset: Version of the standard operators, 20 to 23 (bf16: 22 or 23); None takes the lowest.
+        opset: Version of the standard operators, 20 to 23 (bf16: 22 or 23; int8: 20); None takes the lowest.
         calibration: ``int8`` only: the images on which ranges are measured, see `calibration.load_calibration`.
         calibration_method: ``int8`` only: ``minmax`` (default), ``entropy`` or ``percentile``.
 

@@ -27,9 +27,20 @@ Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)
 
 # Pad(mode="wrap"), the circular padding, came with 19; 20 is the first that all runtimes of the project agree on.
-# Conv and MaxPool take bfloat16 from 22 on.
-MIN_OPSETS: dict[Precision, int] = {"fp32": 20, "fp16": 20, "bf16": 22, "int8": 20}
-MAX_OPSET = 23
+# Conv and MaxPool take bfloat16 from 22 on. ONNX Runtime 1.31 cannot load symmetric int8 pairs of 21 or later: it turns
+# them into uint8 and forgets the output type that QuantizeLinear states since then.
+OPSETS: dict[Precision, range] = {
+    "fp32": range(20, 24),
+    "fp16": range(20, 24),
+    "bf16": range(22, 24),
+    "int8": range(20, 21),
+}
+_OPSET_REASONS: dict[Precision, str] = {
+    "fp32": "circular padding and the runtimes work from 20 on, and 23 is the newest",
+    "fp16": "circular padding and the runtimes work from 20 on, and 23 is the newest",
+    "bf16": "convolutions take bf16 from 22 on, and 23 is the newest",
+    "int8": "ONNX Runtime cannot load int8 of a later one",
+}
 
 _HALF_TYPES: dict[str, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _FLOAT32_CONSUMERS = {"Gemm", "MatMul"}
@@ -50,15 +61,14 @@ def resolve_opset(opset: int | None, precision: Precision) -> int:
     Raises:
         InputError: the version is not one of those exported, or lacks the precision.
     """
-    lowest = MIN_OPSETS[precision]
+    accepted = OPSETS[precision]
     if opset is None:
-        return lowest
-    if not lowest <= opset <= MAX_OPSET:
-        reason = "convolutions take bf16" if precision == "bf16" else "circular padding and the runtimes work"
-        raise InputError(
-            f"opset {opset} is not available for {precision}: {reason} from {lowest} on, and {MAX_OPSET} is the "
-            f"newest; use {lowest}."
+        return accepted[0]
+    if opset not in accepted:
+        reason = _OPSET_REASONS.get(
+            precision, "circular padding and the runtimes work from 20 on, and 23 is the newest"
         )
+        raise InputError(f"opset {opset} is not available for {precision}: {reason}; use {accepted[0]}.")
     return opset
 
 

@@ -17,7 +17,7 @@ def test_every_packaged_network_is_a_file_under_its_name() -> None:
 
 def test_the_packaged_images_are_folders_of_classes() -> None:
     (folder,) = packaged.packaged_images().values()
-    assert sum(len(list(entry.glob("*.png"))) for entry in folder.iterdir() if entry.is_dir()) == 256
+    assert sum(len(list(entry.glob("*.jpg"))) for entry in folder.iterdir() if entry.is_dir()) == 256
 
 
 def test_names_are_known_without_torch() -> None:

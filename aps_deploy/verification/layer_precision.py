@@ -89,6 +89,17 @@ def other_layers(layers: Iterable[LayerPrecision], wanted: str) -> tuple[LayerPr
     )
 
 
+def faults_against(layers: Iterable[LayerPrecision], wanted: str, *, shown: int = 3) -> tuple[int, str]:
+    """Return how many layers compute in another precision than ``wanted``, and the first of them in words."""
+    layers = tuple(layers)
+    others = other_layers(layers, wanted)
+    if not layers and wanted != file_precision(layers):
+        return 1, "the graph has no layer that multiplies"
+    words = [f"{layer.layer} computes in {layer.precision} ({layer.evidence})" for layer in others[:shown]]
+    more = [f"and {len(others) - shown} more"] if len(others) > shown else []
+    return len(others), "; ".join(words + more)
+
+
 def judged_precision(declared: str | None, layers: Iterable[LayerPrecision]) -> str | None:
     """Return the precision whose limits a file is judged by: the stricter of what it declares and what is found.
 

@@ -20,7 +20,7 @@ from aps_deploy.verification.declaration import (
     unaudited_layers,
 )
 from aps_deploy.verification.instrument import measure_scores
-from aps_deploy.verification.layer_precision import LayerPrecision, file_precision, other_layers
+from aps_deploy.verification.layer_precision import LayerPrecision, faults_against, file_precision
 from aps_deploy.verification.ledger import Ledger
 from aps_deploy.verification.parity import compare_logits
 from aps_deploy.verification.reference import Reference, ReferenceTrace, load_reference
@@ -118,15 +118,10 @@ class Run:
             return
         if self.graph is None:
             # A checkpoint has no graph: PyTorch runs all of it in float32.
-            others, shown = int(wanted != "fp32"), ["a checkpoint runs in fp32"]
+            others, words = int(wanted != "fp32"), "a checkpoint runs in fp32"
         else:
-            layers = other_layers(self.layers, wanted)
-            others = len(layers)
-            shown = [f"{layer.layer} computes in {layer.precision} ({layer.evidence})" for layer in layers[:3]]
-            if not self.layers:
-                others, shown = int(wanted != "fp32"), ["the graph has no layer that multiplies"]
-        more = [f"and {others - 3} more"] if others > 3 else []
-        fault = f"{wanted} is {'asked for' if asked else 'declared'}: {'; '.join(shown + more)}"
+            others, words = faults_against(self.layers, wanted)
+        fault = f"{wanted} is {'asked for' if asked else 'declared'}: {words}"
         self.ledger.record("file", "other_precision_layers", others, fault=fault)
 
     def _static(self, graph: onnx.ModelProto) -> None:

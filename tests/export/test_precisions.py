@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import dataclasses
 import functools
 from typing import Literal
 
@@ -13,10 +14,14 @@ import torch
 from onnx import TensorProto, numpy_helper
 
 from aps_deploy.errors import ApsError, InputError
-from aps_deploy.export.forms import POLYPHASE_FORMS
-from aps_deploy.export.onnx_export import finish_onnx, trace_onnx
+from aps_deploy.export.calibration import Calibration
+from aps_deploy.export.forms import POLYPHASE_FORMS, selection_values
+from aps_deploy.export.onnx_export import finish_onnx, in_precision, trace_onnx
 from aps_deploy.export.precisions import in_half_precision, resolve_opset
 from aps_deploy.models import ResNet
+from aps_deploy.runtimes import ModelMetadata, SelectionTensors
+from aps_deploy.verification.layer_precision import file_precision, layer_precisions
+from aps_deploy.verification.static_check import check_graph
 from tests.export.support import ort_session, run, short_model, traced
 
 Half = Literal["fp16", "bf16"]
@@ -131,6 +136,36 @@ def test_the_reference_evaluator_agrees_and_does_not_change_by_a_bit(precision: 
         assert moved[0].tobytes() == found[0]
 
 
+@pytest.mark.parametrize(
+    ("name", "size"),
+    [
+        ("resnet18_aps3", 32),  # blurs before it selects, selects after a max pool
+        pytest.param("resnet50_aps2", 32, marks=pytest.mark.slow),
+        pytest.param("cifar_resnet50_lpf1", 16, marks=pytest.mark.slow),
+        pytest.param("resnet18", 64, marks=pytest.mark.slow),
+    ],
+)
+def test_other_architectures_have_every_precision(name: str, size: int) -> None:
+    model = short_model(name)
+    graph = trace_onnx(model, height=size, width=size, opset=20)
+    images = _images(40, size)
+    promised = ModelMetadata.from_model(model)
+    precisions: tuple[Literal["fp16", "int8"], ...] = ("fp16", "int8")
+    for precision in precisions:
+        proto = finish_onnx(in_precision(graph, precision, Calibration(images, "minmax")), "where")
+        onnx.checker.check_model(proto, full_check=True)
+        assert file_precision(layer_precisions(proto)) == precision
+        pairs = zip(model.selection_layers, selection_values(proto) if model.selection_layers else [], strict=True)
+        selections = tuple(SelectionTensors(layer, *values) for layer, values in pairs)
+        assert check_graph(proto, dataclasses.replace(promised, selections=selections), promised) == ()
+        session = ort_session(proto)
+        logits = session.run(["logits"], {"images": images[:4]})[0]
+        # A strided network keeps its bits where the shift is a multiple of its stride.
+        for shift in ((1, 0), (5, 14), (16, 3)) if model.selection_layers else ((0, model.spec.total_stride),):
+            moved = session.run(["logits"], {"images": np.roll(images[:4], shift, axis=(2, 3))})[0]
+            assert moved.tobytes() == logits.tobytes()
+
+
 def test_bf16_logits_do_not_change_by_a_bit_in_pytorch() -> None:
     model = copy.deepcopy(traced("resnet20_aps3", 32, 32)[0]).bfloat16()
     images = torch.from_numpy(_images(2, 32)).bfloat16()
@@ -152,8 +187,10 @@ def test_a_weight_that_half_precision_cannot_hold_is_one_sentence() -> None:
     in_half_precision(graph, "bf16")  # holds it
 
 
-def test_bf16_needs_the_operator_set_that_has_it() -> None:
+def test_operator_sets_that_a_precision_cannot_have() -> None:
     assert (resolve_opset(None, "fp16"), resolve_opset(None, "bf16")) == (20, 22)
     assert resolve_opset(23, "bf16") == 23
     with pytest.raises(InputError, match=r"opset 20 is not available for bf16.*from 22 on.*use 22"):
         resolve_opset(20, "bf16")
+    with pytest.raises(InputError, match=r"opset 21 is not available for int8.*ONNX Runtime.*use 20"):
+        resolve_opset(21, "int8")

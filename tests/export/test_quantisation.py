@@ -36,8 +36,8 @@ def _pictures() -> np.ndarray:
 
 
 @functools.cache
-def _quantised(method: CalibrationMethod = "minmax") -> onnx.ModelProto:
-    return quantised(traced("resnet20_aps3", 32, 32)[1], _pictures()[:MIN_IMAGES], method)
+def _quantised(method: CalibrationMethod = "minmax", count: int = MIN_IMAGES) -> onnx.ModelProto:
+    return quantised(traced("resnet20_aps3", 32, 32)[1], _pictures()[:count], method)
 
 
 def _makers(proto: onnx.ModelProto) -> dict[str, onnx.NodeProto]:
@@ -121,12 +121,14 @@ def test_the_reference_evaluator_runs_the_same_numbers() -> None:
 def test_each_method_takes_other_ranges_and_none_a_larger_one_than_minmax() -> None:
     scales = {}
     for method in CALIBRATION_METHODS:
-        values = _values(_quantised(method))
-        activations = [node for node in _quantised(method).graph.node if node.op_type == "QuantizeLinear"]
+        # Two batches: on one alone, ONNX Runtime's entropy finds no range to prefer to the whole.
+        proto = _quantised(method, 2 * MIN_IMAGES)
+        values = _values(proto)
+        activations = [node for node in proto.graph.node if node.op_type == "QuantizeLinear"]
         scales[method] = np.array([float(values[node.input[1]]) for node in activations])
     assert len({array.tobytes() for array in scales.values()}) == len(CALIBRATION_METHODS)
-    for method in ("entropy", "percentile"):
-        assert (scales[method] <= scales["minmax"] * 1.01).all()
+    for other in ("entropy", "percentile"):
+        assert (scales[other] <= scales["minmax"] * 1.01).all()
 
 
 def test_minmax_covers_what_the_images_hold() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Callable
 from pathlib import Path
@@ -85,9 +86,22 @@ def exports(
 
 
 @pytest.fixture(scope="session")
-def precise(exports: dict[str, Path], export_again: Callable[..., Artifact]) -> dict[str, Path]:
-    """The same network's files by precision, in the ``where`` form; bf16 runs in too few runtimes to be among them."""
-    folder, calibration = exports["checkpoint"].parent, make_images(64, seed=1)
-    fp16 = export_again(exports["checkpoint"], folder / "fp16.onnx", precision="fp16")
-    int8 = export_again(exports["checkpoint"], folder / "int8.onnx", precision="int8", calibration=calibration)
-    return {"fp32": exports["where"], "fp16": fp16.path, "int8": int8.path}
+def precise(
+    network: ResNet, export_again: Callable[..., Artifact], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """A network's checkpoint and its files by precision, in the ``where`` form; few runtimes have bf16.
+
+    Its logits are of order one, as those of trained networks are: the absolute gates of half precision are made for it.
+    """
+    folder = tmp_path_factory.mktemp("precise")
+    calm = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in calm.fc.parameters():
+            parameter /= 100
+    checkpoint = save_checkpoint(folder / "calm.safetensors", calm, preprocessing=PREPROCESSING)
+    files = {"checkpoint": checkpoint}
+    for precision in ("fp32", "fp16", "int8"):
+        calibration = make_images(64, seed=1) if precision == "int8" else None
+        target = folder / f"{precision}.onnx"
+        files[precision] = export_again(checkpoint, target, precision=precision, calibration=calibration).path
+    return files

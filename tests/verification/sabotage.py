@@ -404,9 +404,14 @@ def idle_integer_layer(model: onnx.ModelProto) -> None:
     )
 
 
+def _weighted_by(model: onnx.ModelProto, weight: str) -> NodeProto:
+    """Return the convolution of that weight; an int8 file names the dequantised one after it."""
+    return next(node for node in model.graph.node if node.op_type == "Conv" and node.input[1].startswith(weight))
+
+
 def layer_in_float32(model: onnx.ModelProto) -> None:
     """Let one half-precision convolution compute in float32, as a converter does that lacks the kernel."""
-    convolution = nodes(model, "Conv", "layer2.1.conv1")[0]
+    convolution = _weighted_by(model, "layer2.1.conv1.weight")
     output = convolution.output[0]
     kind = initializer(model, convolution.input[1]).data_type
     casts = []
@@ -420,6 +425,6 @@ def layer_in_float32(model: onnx.ModelProto) -> None:
 
 def layer_without_pair(model: onnx.ModelProto) -> None:
     """Take one convolution's input from before it was quantised; its weights stay 8-bit."""
-    convolution = nodes(model, "Conv", "layer2.1.conv1")[0]
+    convolution = _weighted_by(model, "layer2.1.conv1.weight")
     makers = {name: node for node in model.graph.node for name in node.output}
     convolution.input[0] = makers[makers[convolution.input[0]].input[0]].input[0]

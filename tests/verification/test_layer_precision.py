@@ -9,6 +9,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 from aps_deploy.verification.layer_precision import (
     count_precisions,
+    faults_against,
     file_precision,
     judged_precision,
     layer_precisions,
@@ -164,12 +165,16 @@ def test_one_layer_of_another_precision_makes_the_file_mixed() -> None:
     layers = layer_precisions(_model(_with_head(*nodes, features="map")))
     assert file_precision(layers) == "mixed"
     assert [layer.layer for layer in other_layers(layers, "int8")] == ["conv_second"]
+    assert faults_against(layers, "int8") == (1, "conv_second computes in fp32 (fp32 operands)")
+    assert faults_against(layers, "fp16", shown=1)[1].endswith("; and 1 more")
 
 
 def test_a_graph_that_only_quantises_has_no_precision_but_float32() -> None:
     layers = layer_precisions(_model(_pair("x"), output="x_back"))
     assert layers == ()
     assert file_precision(layers) == "fp32"
+    assert faults_against(layers, "int8") == (1, "the graph has no layer that multiplies")
+    assert faults_against(layers, "fp32") == (0, "")
 
 
 def test_unknown_types_are_no_known_precision() -> None:

@@ -28,7 +28,7 @@ CASES: list[tuple[str, Edit, str, str]] = [
     ("fp16", sabotage.comparisons_in_half, "static_findings", "selection-precision"),
     ("fp16", sabotage.argmax_for_chain, "static_findings", "tie-order"),
     ("fp16", sabotage.pooling_in_half, "static_findings", "pooling at half_down"),
-    ("fp16", sabotage.layer_in_float32, "other_precision_layers", "layer2.1.conv1/Conv computes in fp32"),
+    ("fp16", sabotage.layer_in_float32, "other_precision_layers", "layer2.1.bn1/Conv computes in fp32"),
     ("fp16", sabotage.layer_in_float32, "declared_differently", "precision is fp16, the graph computes in mixed"),
     ("fp16", sabotage.redeclare(precision="int8"), "other_precision_layers", "int8 is declared"),
     ("fp16", sabotage.redeclare(precision="fp32"), "declared_differently", "the graph computes in fp16"),
@@ -48,8 +48,8 @@ CASES: list[tuple[str, Edit, str, str]] = [
 ]  # fmt: skip
 
 
-def _few(file: Path, exports: dict[str, Path], images: Images, **options: object) -> Certificate:
-    return verify(file, exports["checkpoint"], images[:2], shifts=1, **options)  # type: ignore[arg-type]
+def _few(file: Path, precise: dict[str, Path], images: Images, **options: object) -> Certificate:
+    return verify(file, precise["checkpoint"], images[:2], shifts=1, **options)  # type: ignore[arg-type]
 
 
 def _failed(certificate: Certificate) -> dict[str, str]:
@@ -57,9 +57,9 @@ def _failed(certificate: Certificate) -> dict[str, str]:
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
-def test_files_of_every_precision_pass(precision: str, precise: dict[str, Path], exports: dict[str, Path]) -> None:
+def test_files_of_every_precision_pass(precision: str, precise: dict[str, Path]) -> None:
     images = make_images(8, seed=2)
-    certificate = verify(precise[precision], exports["checkpoint"], images, precision=precision)
+    certificate = verify(precise[precision], precise["checkpoint"], images, precision=precision)
     assert certificate.passed, [check.sentence() for check in certificate.failed_checks]
     assert certificate.check("identical_shifts").measured == 100
     assert certificate.check("static_findings").measured == 0
@@ -88,59 +88,56 @@ def test_a_file_that_is_not_what_it_claims_fails(
     gate: str,
     words: str,
     precise: dict[str, Path],
-    exports: dict[str, Path],
     images: Images,
     tmp_path: Path,
 ) -> None:
     file = sabotage.write_sabotaged(precise[precision], tmp_path / "bad.onnx", edit)
-    failed = _failed(_few(file, exports, images))
+    failed = _failed(_few(file, precise, images))
     assert words in failed[gate]
 
 
-def test_a_claim_does_not_widen_the_limits(
-    precise: dict[str, Path], exports: dict[str, Path], images: Images, tmp_path: Path
-) -> None:
+def test_a_claim_does_not_widen_the_limits(precise: dict[str, Path], images: Images, tmp_path: Path) -> None:
     """Also where the caller switches off what reports the claim."""
     edit = sabotage.both(sabotage.quantised_logits, sabotage.redeclare(precision="int8"))
     file = sabotage.write_sabotaged(precise["fp32"], tmp_path / "bad.onnx", edit)
     off = {"declared_differently": None, "other_precision_layers": None}
-    certificate = _few(file, exports, images, gates=off)
+    certificate = _few(file, precise, images, gates=off)
     assert {"parity_excess", "parity_mean_abs"} <= set(_failed(certificate))
     assert certificate.check("parity_mean_abs").tolerance == 1e-4
-    assert _few(precise["int8"], exports, images).check("parity_excess").tolerance is None
+    assert _few(precise["int8"], precise, images).check("parity_excess").tolerance is None
 
 
-def test_the_caller_may_ask_for_a_precision(precise: dict[str, Path], exports: dict[str, Path], images: Images) -> None:
-    failed = _failed(_few(precise["fp32"], exports, images, precision="fp16"))
+def test_the_caller_may_ask_for_a_precision(precise: dict[str, Path], images: Images) -> None:
+    failed = _failed(_few(precise["fp32"], precise, images, precision="fp16"))
     assert list(failed) == ["other_precision_layers"]
-    assert "fp16 is asked for: conv1/Conv computes in fp32" in failed["other_precision_layers"]
+    assert "fp16 is asked for: bn1/Conv computes in fp32 (fp32 operands)" in failed["other_precision_layers"]
     assert "and 22 more" in failed["other_precision_layers"]
     assert (
         "a checkpoint runs in fp32"
-        in _failed(_few(exports["checkpoint"], exports, images, precision="int8"))["other_precision_layers"]
+        in _failed(_few(precise["checkpoint"], precise, images, precision="int8"))["other_precision_layers"]
     )
-    assert _few(exports["checkpoint"], exports, images, precision="fp32").passed
+    assert _few(precise["checkpoint"], precise, images, precision="fp32").passed
     with pytest.raises(InputError, match="unknown precision 'fp8'"):
-        _few(precise["fp32"], exports, images, precision="fp8")
+        _few(precise["fp32"], precise, images, precision="fp8")
 
 
 def test_the_document_beside_the_file_must_say_the_same(
-    precise: dict[str, Path], exports: dict[str, Path], images: Images, tmp_path: Path
+    precise: dict[str, Path], images: Images, tmp_path: Path
 ) -> None:
     file = tmp_path / precise["fp16"].name
     shutil.copyfile(precise["fp16"], file)
     document = json.loads(precise["fp16"].with_suffix(".json").read_text())
     document["metadata"]["precision"] = "int8"
     file.with_suffix(".json").write_text(json.dumps(document))
-    failed = _failed(_few(file, exports, images))
+    failed = _failed(_few(file, precise, images))
     assert "the document beside the file says that the precision is int8" in failed["declared_differently"]
 
 
 def test_without_metadata_the_layers_choose_the_limits(
-    precise: dict[str, Path], exports: dict[str, Path], images: Images, tmp_path: Path
+    precise: dict[str, Path], images: Images, tmp_path: Path
 ) -> None:
     file = sabotage.write_sabotaged(precise["fp16"], tmp_path / "bare.onnx", sabotage.without_metadata)
-    certificate = _few(file, exports, images, gates={"unaudited_layers": None})
+    certificate = _few(file, precise, images, gates={"unaudited_layers": None})
     assert certificate.check("other_precision_layers").status == "not_applicable"
     assert certificate.check("parity_mean_abs").tolerance == 1e-3
-    assert _failed(_few(file, exports, images, precision="fp32"))["other_precision_layers"]
+    assert _failed(_few(file, precise, images, precision="fp32"))["other_precision_layers"]
