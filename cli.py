@@ -155,12 +155,22 @@ def export(
     ] = "where",
     precision: Annotated[
         Literal["fp32", "fp16", "bf16", "int8"],
-        typer.Option("--precision", help="Arithmetic; this version writes fp32."),
+        typer.Option("--precision", help="Arithmetic of the network; selections and pooling stay float32."),
     ] = "fp32",
+    calibration: Annotated[
+        str | None,
+        typer.Option("--calibration", metavar="DIR", help="int8: folder of images, or cifar10 for the packaged ones."),
+    ] = None,
+    calibration_method: Annotated[
+        Literal["minmax", "entropy", "percentile"] | None,
+        typer.Option("--calibration-method", help="int8: how ranges are taken from the images [default: minmax]."),
+    ] = None,
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=1, metavar="N", help="Side in pixels [default: the checkpoint's].")
     ] = None,
-    opset: Annotated[int, typer.Option("--opset", min=20, help="ONNX opset.")] = 20,
+    opset: Annotated[
+        int | None, typer.Option("--opset", min=20, metavar="N", help="ONNX opset [default: 20; 22 for bf16].")
+    ] = None,
 ) -> None:
     """Export a checkpoint to an ONNX file.
 
@@ -171,8 +181,17 @@ def export(
     from aps_deploy.export import export_checkpoint
 
     artifact = export_checkpoint(
-        checkpoint, output, polyphase=polyphase, image_size=image_size, precision=precision, opset=opset
+        checkpoint,
+        output,
+        polyphase=polyphase,
+        image_size=image_size,
+        precision=precision,
+        opset=opset,
+        calibration=calibration,
+        calibration_method=calibration_method,
     )
+    for warning in artifact.warnings:
+        typer.echo(f"Warning: {warning}", err=True)
     typer.echo(f"{artifact.path} (sha256 {artifact.sha256[:16]}), described by {artifact.sidecar_path}")
 
 
@@ -225,6 +244,10 @@ def verify(
     shifts: options.Shifts = "group",
     gate: options.Gate = None,
     gates: options.Gates = None,
+    precision: Annotated[
+        Literal["fp32", "fp16", "bf16", "int8"] | None,
+        typer.Option("--precision", help="What every layer must compute in [default: what the file declares]."),
+    ] = None,
     runtime: options.Runtime = None,
     device: options.Device = None,
     batch_size: options.BatchSize = 64,
@@ -262,6 +285,7 @@ def verify(
             num_images=images,
             shifts=shifts,
             gates=limits,
+            precision=precision,
             runtime=runtime,
             device=device,
             output=certificate,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata as distributions
 from pathlib import Path
@@ -24,35 +25,46 @@ class Artifact:
         sidecar_path: The JSON document beside it.
         sha256: Of the file's bytes.
         metadata: What the file says about itself.
+        warnings: What the user should know about it, in sentences.
     """
 
     path: Path
     sidecar_path: Path
     sha256: str
     metadata: ModelMetadata
+    warnings: tuple[str, ...] = ()
 
 
-def sidecar_document(file: Path, sha256: str, metadata: dict[str, Any]) -> dict[str, Any]:
+def sidecar_document(
+    file: Path, sha256: str, metadata: dict[str, Any], layer_precisions: Mapping[str, int]
+) -> dict[str, Any]:
     """Return the JSON document that stands beside an exported ONNX file.
 
     Args:
         file: The final path of the file.
         sha256: Of its bytes.
         metadata: The object inside the file.
+        layer_precisions: Number of layers that compute in each precision, as found in the graph.
     """
     return {
         "file": file.name,
         "sha256": sha256,
         "onnx_sha256": sha256,
         "checkpoint_sha256": metadata["checkpoint_sha256"],
-        "tools": tool_versions(),
+        "layer_precisions": dict(layer_precisions),
+        "tools": tool_versions(quantised=metadata["precision"] == "int8"),
         "metadata": metadata,
     }
 
 
-def tool_versions() -> dict[str, str]:
-    """Return the versions of this package and of the tools it exports with."""
-    return {"aps_deploy": aps_deploy.__version__, **{name: distributions.version(name) for name in _TOOLS}}
+def tool_versions(*, quantised: bool = False) -> dict[str, str]:
+    """Return the versions of this package and of the tools it exports with; ONNX Runtime's where it ``quantised``."""
+    versions = {"aps_deploy": aps_deploy.__version__, **{name: distributions.version(name) for name in _TOOLS}}
+    if quantised:
+        import onnxruntime  # distributed under two names, so its own word is asked
+
+        versions["onnxruntime"] = onnxruntime.__version__
+    return versions
 
 
 def source_revision() -> str | None:

@@ -41,10 +41,8 @@ def apply_form(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto:
 
     Pooling is inlined in every form: it is one small reduction, no kernel of ours would be faster.
     """
-    proto = onnx.ModelProto()
-    proto.CopyFrom(traced)
-    opset = next(entry.version for entry in proto.opset_import if entry.domain == "")
-    _add_bodies(proto, form, opset)
+    proto = attach_bodies(traced, form)
+    opset = _opset_of(proto)
     if form == "custom-op":
         pooling = [(f.domain, f.name) for f in proto.functions if f.name.startswith(bodies.EXACT_MEAN_OP)]
         proto = onnx.inliner.inline_selected_functions(proto, pooling) if pooling else proto
@@ -57,11 +55,19 @@ def apply_form(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto:
     return proto
 
 
-def _add_bodies(proto: onnx.ModelProto, form: PolyphaseForm, opset: int) -> None:
+def attach_bodies(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto:
+    """Return ``traced`` with a model-local function for every operator of the domain ``aps``, so that it can be run."""
+    proto = onnx.ModelProto()
+    proto.CopyFrom(traced)
     take_form: bodies.TakeForm = "gather" if form == "gather" else "where"
     used = sorted({node.op_type for node in proto.graph.node if node.domain == DOMAIN})
     for op_type in used:
-        proto.functions.append(_body_of(op_type, take_form, opset))
+        proto.functions.append(_body_of(op_type, take_form, _opset_of(proto)))
+    return proto
+
+
+def _opset_of(proto: onnx.ModelProto) -> int:
+    return next(int(entry.version) for entry in proto.opset_import if entry.domain == "")
 
 
 def _body_of(op_type: str, form: bodies.TakeForm, opset: int) -> onnx.FunctionProto:
@@ -85,13 +91,17 @@ def _declare_domains(proto: onnx.ModelProto, opset: int) -> None:
         proto.opset_import.append(helper.make_opsetid(DOMAIN, DOMAIN_VERSION))
 
 
+def inlined(proto: onnx.ModelProto) -> onnx.ModelProto:
+    """Return ``proto`` without model-local functions; itself where it has none."""
+    return onnx.inliner.inline_local_functions(proto) if proto.functions else proto
+
+
 def selection_values(proto: onnx.ModelProto) -> list[tuple[str, str]]:
     """Return the names of each selection's index (N,) and scores (N, s*s), in the order of the index output.
 
     They are the names after ``onnx.inliner.inline_local_functions``, under which a runtime can be asked for them.
     """
-    inlined = onnx.inliner.inline_local_functions(proto) if proto.functions else proto
-    producers = {name: node for node in inlined.graph.node for name in node.output}
+    producers = {name: node for node in inlined(proto).graph.node for name in node.output}
     # The output stacks the indices: a Concat of one Unsqueeze each.
     stack = producers.get(INDICES_NAME)
     indices = [producers[column].input[0] for column in stack.input] if stack is not None else []

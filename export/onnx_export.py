@@ -14,17 +14,19 @@ import torch
 import aps_deploy
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.export.artifact import Artifact, sidecar_document, source_revision
-from aps_deploy.export.forms import PolyphaseForm, apply_form, resolve_form, selection_values
+from aps_deploy.export.calibration import Calibration, CalibrationSource, check_request, load_calibration
+from aps_deploy.export.forms import PolyphaseForm, apply_form, inlined, resolve_form, selection_values
 from aps_deploy.export.graph_edits import drop_traces, merge_selects, name_nodes, name_operator_values
+from aps_deploy.export.precisions import Precision, in_half_precision, resolve_opset, resolve_precision
+from aps_deploy.export.quantisation import CalibrationMethod, quantised
 from aps_deploy.export.tracing import trace
 from aps_deploy.files import atomic_path
 from aps_deploy.models import ResNet, load_checkpoint
+from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.runtimes.metadata import METADATA_KEY, ModelMetadata, SelectionTensors
 from aps_deploy.runtimes.sidecar import read_sidecar, sidecar_path
+from aps_deploy.verification.layer_precision import count_precisions, layer_precisions
 
-# Pad(mode="wrap"), the circular padding, came with 19; 20 is the first that all runtimes of the project agree on.
-MIN_OPSET = 20
-MAX_OPSET = 23
 # Protobuf cannot hold more; weights in a second file would break "one exported file".
 _MAX_FILE_BYTES = 2**31 - 1
 
@@ -35,8 +37,10 @@ def export_onnx(
     *,
     polyphase: PolyphaseForm | str = "where",
     image_size: int | tuple[int, int],
-    precision: str = "fp32",
-    opset: int = MIN_OPSET,
+    precision: Precision | str = "fp32",
+    opset: int | None = None,
+    calibration: CalibrationSource | None = None,
+    calibration_method: CalibrationMethod | str | None = None,
 ) -> Artifact:
     """Write ``model`` as an ONNX file with a JSON document beside it.
 
@@ -53,34 +57,47 @@ def export_onnx(
         polyphase: ``where`` and ``gather`` use standard operators only; ``custom-op`` keeps one node per selection,
             with a body of standard operators, for runtimes with a plugin.
         image_size: Side of the square images, or (height, width), in pixels.
-        precision: ``fp32``.
-        opset: Version of the standard operators, 20 to 23.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; selections, pooling, classifier, input and outputs are
+            float32 in each.
+        opset: Version of the standard operators, 20 to 23 (bf16: 22 or 23; int8: 20); None takes the lowest.
+        calibration: ``int8`` only: the images on which ranges are measured, see `calibration.load_calibration`.
+        calibration_method: ``int8`` only: ``minmax`` (default), ``entropy`` or ``percentile``.
 
     Raises:
         InputError: an option, a size or a path that cannot be used.
-        ApsError: the disk is full, or the folder cannot be written.
+        ApsError: the disk is full, the folder cannot be written, or a weight is too large for the precision.
     """
     target = _checked_target(path)
-    form = resolve_form(polyphase)
-    _check_precision(model, precision)
-    _check_opset(opset)
+    form, kind = resolve_form(polyphase), resolve_precision(precision)
+    version = resolve_opset(opset, kind)
+    check_request(kind, calibration, calibration_method)
+    _check_parameters(model)
     height, width = _checked_size(model, image_size)
-    proto = finish_onnx(trace_onnx(model, height=height, width=width, opset=opset), form)
-    metadata = _describe(model, proto, form=form, height=height, width=width)
+    preprocessing = _preprocessing_of(model, height, width)
+    calibrated = None
+    if calibration is not None:
+        calibrated = load_calibration(calibration, calibration_method, preprocessing, height=height, width=width)
+    traced = trace_onnx(model, height=height, width=width, opset=version)
+    proto = finish_onnx(in_precision(traced, kind, calibrated), form)
+    metadata = dataclasses.replace(_describe(model, proto, form), precision=kind, preprocessing=preprocessing)
     document = {
         **metadata.to_dict(),
         "image_size": [height, width],
-        "opset": opset,
+        "opset": version,
+        "calibration": None if calibrated is None else calibrated.to_dict(),
         "git_revision": source_revision(),
     }
     proto.metadata_props.add(key=METADATA_KEY, value=json.dumps(document, ensure_ascii=False, allow_nan=False))
     content = _checked_bytes(proto)
     digest = hashlib.sha256(content).hexdigest()
-    text = json.dumps(sidecar_document(target, digest, document), indent=2, ensure_ascii=False, allow_nan=False)
+    found = count_precisions(layer_precisions(inlined(proto)))
+    beside = sidecar_document(target, digest, document, found)
+    text = json.dumps(beside, indent=2, ensure_ascii=False, allow_nan=False)
     with atomic_path(sidecar_path(target)) as sidecar, atomic_path(target) as temporary:
         temporary.write_bytes(content)
         sidecar.write_text(text + "\n", encoding="utf-8")
-    return Artifact(target, sidecar_path(target), digest, metadata)
+    warnings = () if calibrated is None else calibrated.warnings
+    return Artifact(target, sidecar_path(target), digest, metadata, warnings)
 
 
 def export_checkpoint(
@@ -89,8 +106,10 @@ def export_checkpoint(
     *,
     polyphase: PolyphaseForm | str = "where",
     image_size: int | tuple[int, int] | None = None,
-    precision: str = "fp32",
-    opset: int = MIN_OPSET,
+    precision: Precision | str = "fp32",
+    opset: int | None = None,
+    calibration: CalibrationSource | None = None,
+    calibration_method: CalibrationMethod | str | None = None,
 ) -> Artifact:
     """Write the network of a checkpoint, or of a packaged name, as an ONNX file; see `export_onnx`.
 
@@ -99,18 +118,32 @@ def export_checkpoint(
         path: The file to write.
         polyphase: The form of the selections.
         image_size: None takes the size the checkpoint was made for.
-        precision: ``fp32``.
+        precision: The arithmetic.
         opset: Version of the standard operators.
+        calibration: Images of an ``int8`` file.
+        calibration_method: How an ``int8`` file takes its ranges.
 
     Raises:
         InputError: as in `export_onnx`, or the checkpoint cannot be read.
-        ApsError: the disk is full, or the folder cannot be written.
+        ApsError: as in `export_onnx`.
     """
     _checked_target(path)
     resolve_form(polyphase)
+    # Said before the checkpoint is read, which imports and builds a network.
+    resolve_opset(opset, resolve_precision(precision))
+    check_request(resolve_precision(precision), calibration, calibration_method)
     model = load_checkpoint(checkpoint)
     size = model.preprocessing.image_size if image_size is None else image_size
-    return export_onnx(model, path, polyphase=polyphase, image_size=size, precision=precision, opset=opset)
+    return export_onnx(
+        model,
+        path,
+        polyphase=polyphase,
+        image_size=size,
+        precision=precision,
+        opset=opset,
+        calibration=calibration,
+        calibration_method=calibration_method,
+    )
 
 
 def trace_onnx(model: ResNet, *, height: int, width: int, opset: int) -> onnx.ModelProto:
@@ -132,6 +165,25 @@ def trace_onnx(model: ResNet, *, height: int, width: int, opset: int) -> onnx.Mo
     return proto
 
 
+def in_precision(traced: onnx.ModelProto, precision: Precision, calibration: Calibration | None) -> onnx.ModelProto:
+    """Return a float32 graph of `trace_onnx`, which is not changed, in one of the precisions.
+
+    Args:
+        traced: The graph.
+        precision: The arithmetic; ``int8`` needs a ``calibration``.
+        calibration: The images that ``int8`` takes its ranges from.
+
+    Raises:
+        ApsError: a weight is beyond the largest number of the precision.
+    """
+    if precision == "fp32":
+        return traced
+    if precision == "int8":
+        assert calibration is not None
+        return quantised(traced, calibration.images, calibration.method)
+    return in_half_precision(traced, precision)
+
+
 def finish_onnx(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto:
     """Return a graph of `trace_onnx`, which is not changed, in one of the three forms, with all shapes inferred."""
     proto = apply_form(traced, form)
@@ -139,24 +191,25 @@ def finish_onnx(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto
     return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
 
 
-def _describe(model: ResNet, proto: onnx.ModelProto, *, form: PolyphaseForm, height: int, width: int) -> ModelMetadata:
+def _describe(model: ResNet, proto: onnx.ModelProto, form: PolyphaseForm) -> ModelMetadata:
     layers = model.selection_layers
     values = selection_values(proto) if layers else []
     selections = tuple(
         SelectionTensors(layer, index, scores) for layer, (index, scores) in zip(layers, values, strict=True)
     )
-    metadata = ModelMetadata.from_model(model)
-    preprocessing = metadata.preprocessing
-    if height != width:
-        preprocessing = None  # it crops squares; whoever exports a rectangle prepares the images too
-    if preprocessing is not None and preprocessing.image_size != height:
-        # The file takes one size only: crop to it, and resize by as much, so that the picture keeps its scale.
-        ratio = height / preprocessing.image_size
-        resize = None if preprocessing.resize is None else round(preprocessing.resize * ratio)
-        preprocessing = dataclasses.replace(preprocessing, image_size=height, resize=resize)
-    return dataclasses.replace(
-        metadata, selections=selections, polyphase=form, precision="fp32", preprocessing=preprocessing
-    )
+    return dataclasses.replace(ModelMetadata.from_model(model), selections=selections, polyphase=form)
+
+
+def _preprocessing_of(model: ResNet, height: int, width: int) -> Preprocessing | None:
+    preprocessing: Preprocessing | None = getattr(model, "preprocessing", None)
+    if height != width or preprocessing is None:
+        return None  # it crops squares; whoever exports a rectangle prepares the images too
+    if preprocessing.image_size == height:
+        return preprocessing
+    # The file takes one size only: crop to it, and resize by as much, so that the picture keeps its scale.
+    ratio = height / preprocessing.image_size
+    resize = None if preprocessing.resize is None else round(preprocessing.resize * ratio)
+    return dataclasses.replace(preprocessing, image_size=height, resize=resize)
 
 
 def _checked_bytes(proto: onnx.ModelProto) -> bytes:
@@ -196,20 +249,13 @@ def _is_sidecar(target: Path) -> bool:
         return False
 
 
-def _check_precision(model: ResNet, precision: str) -> None:
-    if precision != "fp32":
-        raise InputError(f"precision {precision!r} is not available; ONNX files are exported in fp32.")
+def _check_parameters(model: ResNet) -> None:
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if dtypes - {torch.float32}:
         seen = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
-        raise InputError(f"the network's parameters are {seen}, and fp32 export takes float32; call model.float().")
-
-
-def _check_opset(opset: int) -> None:
-    if not MIN_OPSET <= opset <= MAX_OPSET:
         raise InputError(
-            f"opset {opset} is not available: circular padding and the runtimes need {MIN_OPSET} or more, "
-            f"and {MAX_OPSET} is the newest; use {MIN_OPSET}."
+            f"the network's parameters are {seen}, and export takes float32, whatever the precision of the file; "
+            "call model.float()."
         )
 
 

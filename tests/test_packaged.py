@@ -15,6 +15,11 @@ def test_every_packaged_network_is_a_file_under_its_name() -> None:
     assert models.packaged_models is packaged.packaged_models
 
 
+def test_the_packaged_images_are_folders_of_classes() -> None:
+    (folder,) = packaged.packaged_images().values()
+    assert sum(len(list(entry.glob("*.jpg"))) for entry in folder.iterdir() if entry.is_dir()) == 256
+
+
 def test_names_are_known_without_torch() -> None:
     code = "import sys, aps_deploy.packaged as p; p.packaged_models(); assert 'torch' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True, timeout=120)

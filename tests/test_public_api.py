@@ -21,8 +21,8 @@ SIGNATURES = {
     "load_weights": (["model", "path_or_state_dict"], []),
     "load_checkpoint": (["path_or_name"], []),
     "open_session": (["path"], ["runtime", "device"]),
-    "export.export_onnx": (["model", "path"], ["polyphase", "image_size", "precision", "opset"]),
-    "verification.verify": (["file", "reference", "images", "labels"], ["shifts", "gates"]),
+    "export.export_onnx": (["model", "path"], ["polyphase", "image_size", "precision", "opset", "calibration"]),
+    "verification.verify": (["file", "reference", "images", "labels"], ["shifts", "gates", "precision"]),
 }
 
 

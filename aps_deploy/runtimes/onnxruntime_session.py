@@ -137,6 +137,13 @@ def _start(model: str | os.PathLike[str] | bytes, device: Device | None, options
 def _create_on_cpu(content: str | bytes, options: Any, name: str) -> Any:
     try:
         return _create(content, options, [_CPU])
+    except _not_implemented() as error:
+        kind = _declared_precision(content)
+        raise InputError(
+            f"{name}{f' is a {kind} file, and' if kind else ':'} ONNX Runtime has no CPU kernel for one of its "
+            f"operators ({one_line(error)}); use --runtime onnx-reference, which is slow and has all of them, or "
+            "export another precision."
+        ) from error
     except _failures() as error:
         raise InputError(
             f"{name} is not an ONNX file that ONNX Runtime can load ({one_line(error)}); export it again."
@@ -178,6 +185,23 @@ def _cuda_start() -> Iterator[None]:
         yield
     finally:
         onnxruntime.set_default_logger_severity(_WARNING)  # its default; there is no way to ask for the former one
+
+
+def _not_implemented() -> type[Exception]:
+    from onnxruntime.capi import onnxruntime_pybind11_state as state
+
+    kind: type[Exception] = state.NotImplemented
+    return kind
+
+
+def _declared_precision(content: str | bytes) -> str | None:
+    """Return the precision that a file states, read without ONNX Runtime, which could not load it."""
+    if isinstance(content, bytes):
+        return None
+    try:
+        return ModelMetadata.from_onnx(content).precision
+    except InputError:
+        return None
 
 
 def _failures() -> tuple[type[Exception], ...]:

@@ -62,7 +62,8 @@ class Certificate:
     """Everything that a verification found.
 
     Attributes:
-        file: the verified file: name, sha256, architecture, precision, polyphase form, and the options it declares.
+        file: the verified file: name, sha256, architecture, precision (declared, and found in its layers), polyphase
+            form, and the options it declares.
         reference: the float32 model it was compared with: name, sha256, architecture, and the options that say what
             is promised: selection mode, criterion, padding.
         checks: one entry per gate.

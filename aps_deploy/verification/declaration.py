@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Set
 from typing import TYPE_CHECKING
+
+from aps_deploy.errors import InputError
 
 if TYPE_CHECKING:
     from aps_deploy.runtimes import ModelMetadata
@@ -39,6 +42,40 @@ def declared_differently(declared: ModelMetadata, promised: ModelMetadata) -> tu
         layers = [", ".join(names) or "none" for names in (declared.selection_layers, promised.selection_layers)]
         found.append(f"selecting layers are {layers[0]}, the reference has {layers[1]}")
     return tuple(found)
+
+
+def precision_declared_differently(
+    file: str | os.PathLike[str], declared: ModelMetadata, found: str
+) -> tuple[str, ...]:
+    """Return in words where a file, or the document beside it, declares another precision than its layers have.
+
+    Args:
+        file: the file.
+        declared: what it says of itself.
+        found: see `layer_precision.file_precision`.
+    """
+    stated = {"precision is": declared.precision}
+    beside = _precision_beside(file)
+    if beside is not None:
+        stated["the document beside the file says that the precision is"] = beside
+    return tuple(
+        f"{words} {value or 'not stated'}, the graph computes in {found}"
+        for words, value in stated.items()
+        if (value or "fp32") != found
+    )
+
+
+def _precision_beside(file: str | os.PathLike[str]) -> str | None:
+    from aps_deploy.runtimes import read_sidecar
+
+    try:
+        document = read_sidecar(file) or {}
+    except InputError:
+        return None  # no JSON: the check of the bytes reports it
+    metadata = document.get("metadata")
+    if document.get("file") != os.path.basename(file) or not isinstance(metadata, dict):
+        return None  # it describes another file
+    return str(metadata.get("precision"))
 
 
 def unaudited_layers(

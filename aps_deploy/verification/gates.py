@@ -104,6 +104,11 @@ GATES: dict[str, GateSpec] = {
     "declared_differently": GateSpec(
         "<=", _same(0), "options", "the file must be what the reference is, not what it says of itself"
     ),
+    "other_precision_layers": GateSpec(
+        "<=", _same(0), "layers",
+        "every layer must compute in the precision that the file declares or the caller asks for; a converter that "
+        "falls back says nothing",
+    ),
     "unaudited_layers": GateSpec(
         "<=", _same(0), "layers",
         "where the reference selects, the file must report every choice and name its values, or nobody can tell",

@@ -37,6 +37,7 @@ def verify_path(
     num_images: int | None = None,
     shifts: str | int = "group",
     gates: Mapping[str, float | None] | None = None,
+    precision: str | None = None,
     runtime: str | None = None,
     device: str | None = None,
     output: str | os.PathLike[str] | None = None,
@@ -56,6 +57,7 @@ def verify_path(
         num_images: how many of them; None takes all, at most `MAX_DEFAULT_IMAGES`.
         shifts: ``group``, ``all`` or a number of shifts.
         gates: overrides, see `gates.parse_gates`.
+        precision: what every layer must compute in, see `verify`.
         runtime: see `open_session`.
         device: see `open_session`.
         output: where the certificate is written; None takes ``<stem>.certificate.json`` beside the file.
@@ -111,6 +113,7 @@ def verify_path(
         data.labels,
         shifts=shifts,
         gates=gates,
+        precision=precision,
         runtime=runtime,
         device=device,
         batch_size=batch_size,

@@ -67,6 +67,8 @@ class LayerSelection:
         explained: images with another index, whose margin is below ``tolerance``.
         unexplained: images with another index and a margin above it.
         tied: images whose two best components tie exactly in the reference, whatever the file chose.
+        tied_in_file: images whose two best components tie exactly in the file, and in the reference lie closer
+            together than ``tolerance``: low precision rounded them to one number. Counted under the other names too.
         at_risk: images that agree, but whose margin is below ``tolerance``: another kernel may choose otherwise.
         measured_error: largest error of the file's relative score gaps over agreeing images; None where the scores
             could not be measured.
@@ -80,6 +82,7 @@ class LayerSelection:
     explained: int
     unexplained: int
     tied: int
+    tied_in_file: int
     at_risk: int
     measured_error: float | None
     tolerance: float
@@ -100,7 +103,8 @@ class SelectionAgreement:
     Attributes:
         layers: one entry per selecting layer, in forward order.
         num_images: images compared.
-        tied_images: (N,) True where any layer of the image ties.
+        tied_images: (N,) True where any layer of the image ties, in the reference or in the file: no index is the
+            right one then, so nothing is promised.
         margin_histogram: counts of untied margins per decade, see `margin_histogram`.
     """
 
@@ -157,6 +161,7 @@ def compare_selections(
         cap: largest tolerance, whatever the measured error.
     """
     results = []
+    tied_images = np.asarray(~(margins > 0).all(axis=1))
     for column, layer in enumerate(layers):
         margin = margins[:, column]
         # A non-finite score has no margin either; NaN comparisons would drop the image from every count.
@@ -167,6 +172,11 @@ def compare_selections(
             error = _gap_error(file_scores[column], reference_scores[:, column], choice[:, column], agrees)
         tolerance = 0.0 if error is None or not np.isfinite(error) else min(ERROR_HEADROOM * error, cap)
         close = margin < tolerance
+        # Only close ones: a file whose scores all tie has not earned an exemption.
+        tied_in_file = np.zeros_like(tied)
+        if file_scores is not None:
+            tied_in_file = ~tied & close & _ties(file_scores[column], file_indices[:, column])
+        tied_images |= tied_in_file
         free = margin[~tied]
         results.append(
             LayerSelection(
@@ -175,6 +185,7 @@ def compare_selections(
                 explained=int((~tied & ~agrees & close).sum()),
                 unexplained=int((~tied & ~agrees & ~close).sum()),
                 tied=int(tied.sum()),
+                tied_in_file=int(tied_in_file.sum()),
                 at_risk=int((agrees & close).sum()),
                 measured_error=error,
                 tolerance=tolerance,
@@ -182,8 +193,7 @@ def compare_selections(
                 margins=MarginHistogram.of(margin),
             )
         )
-    any_tied = np.asarray(~(margins > 0).all(axis=1))
-    return SelectionAgreement(tuple(results), len(file_indices), any_tied, margin_histogram(margins))
+    return SelectionAgreement(tuple(results), len(file_indices), tied_images, margin_histogram(margins))
 
 
 def margin_histogram(margins: Floats) -> dict[str, int]:
@@ -195,6 +205,11 @@ def margin_histogram(margins: Floats) -> dict[str, int]:
         for decade in range(int(decades.min()), int(decades.max()) + 1):
             histogram[f"1e{decade}"] = int((decades == decade).sum())
     return histogram
+
+
+def _ties(scores: Floats, index: Indices) -> npt.NDArray[np.bool_]:
+    """Return (N,) whether another component of ``scores`` (N, K) scores exactly what the chosen one does."""
+    return np.asarray((relative_gaps(scores, index) == 0).sum(axis=1) > 1)
 
 
 def _gap_error(

@@ -34,8 +34,6 @@ _NETWORK = {"AveragePool", "BatchNormalization", "Celu", "Clip", "ConvInteger", 
             "Elu", "Gelu", "Gemm", "HardSigmoid", "HardSwish", "InstanceNormalization", "LayerNormalization",
             "LeakyRelu", "MaxPool", "Mish", "PRelu", "Pad", "QLinearConv", "Relu", "Resize", "Selu", "Shape",
             "Sigmoid", "Softmax", "Softplus", "Tanh"}  # fmt: skip
-_PRODUCTS = {"Conv", "ConvTranspose", "Gemm", "MatMul"}
-_INTEGER_PRODUCTS = {"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
 _ELEMENTWISE = {"Abs", "Add", "Cast", "Clip", "Div", "Identity", "Mul", "Relu", "Reshape", "Round", "Sigmoid", "Sqrt",
                 "Squeeze", "Sub", "Tanh", "Unsqueeze"}  # fmt: skip
 _WINDOWED = {"AveragePool", "Conv", "ConvInteger", "ConvTranspose", "LpPool", "MaxPool", "QLinearConv"}
@@ -85,19 +83,6 @@ def _opaque(graph: GraphView) -> Iterator[Finding]:
             )
         elif any(entry.HasField("g") or entry.graphs for entry in node.attribute):
             yield _finding("opaque", node, f"{node.op_type} holds graphs of its own, which are not looked into")
-
-
-def precision_of(model: onnx.ModelProto) -> str:
-    """Return the precision in which an inlined model multiplies: ``int8``, ``fp16``, ``bf16`` or ``fp32``.
-
-    It is the lowest among its convolutions and matrix products; a model that quantises anywhere is an ``int8`` one.
-    """
-    graph = GraphView(model)
-    if any("QuantizeLinear" in node.op_type or node.op_type in _INTEGER_PRODUCTS for node in graph.nodes):
-        return "int8"
-    kinds = {graph.element_type(node.input[0]) for node in graph.nodes if node.op_type in _PRODUCTS}
-    narrow = {TensorProto.BFLOAT16: "bf16", TensorProto.FLOAT16: "fp16"}
-    return next((name for kind, name in narrow.items() if kind in kinds), "fp32")
 
 
 def _is_exact(promised: ModelMetadata) -> bool:
@@ -197,12 +182,14 @@ def _is_network_quantisation(graph: GraphView, node: onnx.NodeProto) -> bool:
     return source is None or _is_network(graph, source)
 
 
-def _low_precision(graph: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
+def _low_precision(
+    graph: GraphView, node: onnx.NodeProto, rule: Rule = "selection-precision", what: str = "selection"
+) -> Iterator[Finding]:
     if node.op_type == "Cast":
         target = attribute(node, "to")
         source = graph.element_type(node.input[0])
         if target not in _WIDE and (source in _FLOATS or source in _WIDE or not source):
-            yield _finding("selection-precision", node, f"casts a value of the selection to {_type_name(target)}")
+            yield _finding(rule, node, f"casts a value of the {what} to {_type_name(target)}")
         return
     if node.op_type not in _SUMS | _COMPARISONS | _ARITHMETIC | _UNORDERED | {"Conv"}:
         return
@@ -210,7 +197,7 @@ def _low_precision(graph: GraphView, node: onnx.NodeProto) -> Iterator[Finding]:
         kind = graph.element_type(name)
         if name and kind not in _WIDE:
             shown = _type_name(kind) if kind else "an unknown type"
-            yield _finding("selection-precision", node, f"{node.op_type} of a selection works in {shown}")
+            yield _finding(rule, node, f"{node.op_type} of the {what} works in {shown}")
             return
 
 
@@ -248,7 +235,10 @@ def _float_pooling(graph: GraphView) -> Iterator[Finding]:
         return
     pooled_exactly = False
     for node in graph.upstream("logits", data_only=True):
-        pooled_exactly = pooled_exactly or _is_integer_sum(graph, node)
+        if _is_integer_sum(graph, node):
+            pooled_exactly = True
+            for step in graph.upstream(node.output[0], _is_network):
+                yield from _low_precision(graph, step, "pooling", "pooling")
         whole_map = node.op_type in ("GlobalAveragePool", "GlobalLpPool")
         if node.op_type in _SUMS and graph.element_type(node.input[0]) in _FLOATS:
             axes = reduced_axes(graph, node)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -15,8 +14,13 @@ from aps_deploy.verification.authors import CIFAR_PROTOCOL, IMAGENET_PROTOCOL, a
 from aps_deploy.verification.batch import check_batches
 from aps_deploy.verification.comparing import Images, Progress, finite_or_none
 from aps_deploy.verification.consistency import Consistency, measure_consistency
-from aps_deploy.verification.declaration import declared_differently, unaudited_layers
-from aps_deploy.verification.instrument import load_inlined, measure_scores
+from aps_deploy.verification.declaration import (
+    declared_differently,
+    precision_declared_differently,
+    unaudited_layers,
+)
+from aps_deploy.verification.instrument import measure_scores
+from aps_deploy.verification.layer_precision import LayerPrecision, faults_against, file_precision
 from aps_deploy.verification.ledger import Ledger
 from aps_deploy.verification.parity import compare_logits
 from aps_deploy.verification.reference import Reference, ReferenceTrace, load_reference
@@ -40,9 +44,15 @@ under all shifts is more than this. PyTorch on a CPU would otherwise take most o
 
 @dataclasses.dataclass
 class Run:
-    """One verification under way; every step adds checks to the ledger and measurements to the details."""
+    """One verification under way; every step adds checks to the ledger and measurements to the details.
+
+    ``graph`` is the file's, inlined, and ``layers`` are its layers; a checkpoint has None and none.
+    """
 
     session: Session
+    graph: onnx.ModelProto | None
+    layers: tuple[LayerPrecision, ...]
+    asked_precision: str | None
     reference: Reference
     images: Images
     labels: Labels | None
@@ -58,9 +68,10 @@ class Run:
     def check_file(self, file: str | os.PathLike[str], byte_faults: tuple[str, ...]) -> None:
         """Run every step on the open session."""
         self.ledger.record("file", "changed_bytes", len(byte_faults), fault="; ".join(byte_faults))
-        graph = load_inlined(Path(file)) if self.session.runtime != "torch" else None
+        graph = self.graph
         present = self._present(graph)
-        self._declaration(present, graph)
+        self._declaration(file, present)
+        self._precision()
         logits, indices = self._outputs(present)
         if graph is not None:
             self._static(graph)
@@ -79,13 +90,13 @@ class Run:
         # A session lends the name "logits" to whatever output comes first; the graph itself does not.
         return set(self.session.output_names) if graph is None else {value.name for value in graph.graph.output}
 
-    def _declaration(self, present: set[str], graph: onnx.ModelProto | None) -> None:
+    def _declaration(self, file: str | os.PathLike[str], present: set[str]) -> None:
         """Compare what the file says of itself with the reference, and ask it for evidence of every selection."""
         declared, promised = self.session.metadata, self.reference.promised
         if declared.is_known:
             others = declared_differently(declared, promised)
-            if graph is not None:
-                others += _precision_declared_differently(declared.precision, graph)
+            if self.graph is not None:
+                others += precision_declared_differently(file, declared, file_precision(self.layers))
             self.details["declared_differently"] = list(others)
             self.ledger.record("file", "declared_differently", len(others), fault="; ".join(others))
         else:
@@ -93,9 +104,32 @@ class Run:
         if not promised.num_selections:
             self.ledger.not_applicable("file", "unaudited_layers", "the network selects nothing")
             return
-        missing, lacks = unaudited_layers(declared, promised, present, is_graph=graph is not None)
+        missing, lacks = unaudited_layers(declared, promised, present, is_graph=self.graph is not None)
         fault = f"the file is not auditable: {lacks}; the gate unaudited_layers=off measures it as far as that goes"
         self.ledger.record("file", "unaudited_layers", missing, fault=fault)
+
+    def _precision(self) -> None:
+        """Hold the precision of every layer against the one asked for, or else the one declared."""
+        declared, asked = self.session.metadata.precision, self.asked_precision
+        found = file_precision(self.layers)
+        self.details["precision"] = {
+            "declared": declared,
+            "asked": asked,
+            "found": found,
+            "layers": [dataclasses.asdict(layer) for layer in self.layers],
+        }
+        wanted = asked or declared
+        if wanted is None:
+            reason = f"the file declares no precision and none was asked for; it computes in {found}"
+            self.ledger.not_applicable("file", "other_precision_layers", reason)
+            return
+        if self.graph is None:
+            # A checkpoint has no graph: PyTorch runs all of it in float32.
+            others, words = int(wanted != "fp32"), "a checkpoint runs in fp32"
+        else:
+            others, words = faults_against(self.layers, wanted)
+        fault = f"{wanted} is {'asked for' if asked else 'declared'}: {words}"
+        self.ledger.record("file", "other_precision_layers", others, fault=fault)
 
     def _static(self, graph: onnx.ModelProto) -> None:
         from aps_deploy.verification.static_check import check_graph
@@ -164,7 +198,7 @@ class Run:
             cap=self.ledger.limit("margin_cap"),
         )
         self.details["selection"] = {**agreement.to_dict(), "scores": note}
-        for name in ("agreed", "explained", "unexplained", "tied", "at_risk"):
+        for name in ("agreed", "explained", "unexplained", "tied", "tied_in_file", "at_risk"):
             self.counts[name] = agreement.total(name)
         self.counts["tied_images"] = int(agreement.tied_images.sum())
         worst = [layer.layer for layer in agreement.layers if layer.unexplained]
@@ -338,16 +372,6 @@ class Run:
             ("batch_slot_difference", result.slot),
         ):
             ledger.record("batch", name, difference.excess, fault=f"max abs {difference.max_abs:.3g}")
-
-
-def _precision_declared_differently(declared: str | None, graph: onnx.ModelProto) -> tuple[str, ...]:
-    # The precision chooses the limits of the gates, so a file must not choose it freely.
-    from aps_deploy.verification.static_check import precision_of
-
-    found = precision_of(graph)
-    if (declared or "fp32") == found:
-        return ()
-    return (f"precision is {declared or 'not stated'}, the graph computes in {found}",)
 
 
 def _tied_images(trace: ReferenceTrace) -> npt.NDArray[np.bool_]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from typing import TYPE_CHECKING
 
 from rich.console import Group, RenderableType
@@ -21,7 +22,7 @@ _VERDICTS = {
 
 def certificate_table(certificate: Certificate) -> RenderableType:
     """Return the certificate as a heading, one line per check, one per selecting layer, and the verdict."""
-    parts: list[RenderableType] = [_heading(certificate), _checks(certificate)]
+    parts: list[RenderableType] = [_heading(certificate), *_precision(certificate), _checks(certificate)]
     if certificate.details.get("selection"):
         parts.append(_layers(certificate))
     parts.append(_verdict(certificate))
@@ -45,6 +46,16 @@ def _heading(certificate: Certificate) -> Text:
     return Text("\n".join(lines))
 
 
+def _precision(certificate: Certificate) -> list[Text]:
+    layers = (certificate.details.get("precision") or {}).get("layers", [])
+    counts = Counter(layer["precision"] for layer in layers)
+    if not counts:
+        return []
+    shown = ", ".join(f"{count} in {name}" for name, count in counts.most_common())
+    kept = [layer["layer"] for layer in layers if layer["is_classifier"] and len(counts) > 1]
+    return [Text(f"layers that multiply: {shown}{f' ({kept[0]} is the classifier)' if kept else ''}")]
+
+
 def _checks(certificate: Certificate) -> Table:
     table = Table(title="Checks", title_justify="left")
     table.add_column("group")
@@ -63,10 +74,11 @@ def _checks(certificate: Certificate) -> Table:
 
 def _layers(certificate: Certificate) -> Table:
     table = Table(title="Selections per layer", title_justify="left")
-    for name in ("layer", "agreed", "explained", "unexplained", "tied", "at risk", "score error", "smallest margin"):
+    counted = ("agreed", "explained", "unexplained", "tied", "tied in file", "at risk")
+    for name in ("layer", *counted, "score error", "smallest margin"):
         table.add_column(name, justify="left" if name == "layer" else "right")
     for layer in certificate.details["selection"]["layers"]:
-        counts = [str(layer[name]) for name in ("agreed", "explained", "unexplained", "tied", "at_risk")]
+        counts = [str(layer[name.replace(" ", "_")]) for name in counted]
         numbers = [_number(layer[name]) for name in ("measured_error", "smallest_margin")]
         table.add_row(layer["layer"], *counts, *numbers)
     return table

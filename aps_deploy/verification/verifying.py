@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from aps_deploy.errors import InputError
+from aps_deploy.errors import InputError, known_name
 from aps_deploy.files import sha256_of
 from aps_deploy.verification.certificate import Certificate
 from aps_deploy.verification.comparing import Images, Progress
 from aps_deploy.verification.declaration import promises
-from aps_deploy.verification.gates import resolve_gates
+from aps_deploy.verification.gates import PRECISIONS, resolve_gates
+from aps_deploy.verification.instrument import load_inlined
+from aps_deploy.verification.layer_precision import file_precision, judged_precision, layer_precisions
 from aps_deploy.verification.ledger import Ledger
 from aps_deploy.verification.reference import Reference, load_reference
 from aps_deploy.verification.shifts import ShiftSet, shift_set
@@ -46,6 +48,7 @@ def verify(
     *,
     shifts: str | int | ShiftSet = "group",
     gates: Mapping[str, float | None] | None = None,
+    precision: str | None = None,
     runtime: str | None = None,
     device: str | None = None,
     batch_size: int = DEFAULT_BATCH_SIZE,
@@ -63,6 +66,8 @@ def verify(
         shifts: ``group``, ``all``, a number of seeded shifts, each of them among the shifts that the reference
             promises (a ``pool_only`` network: even ones), or a `ShiftSet`, which is tried as it is.
         gates: limits that replace the defaults of `gates.GATES`, by name; None as a limit only reports.
+        precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``: what every layer of the file must compute in; None takes
+            what the file declares.
         runtime: see `open_session`.
         device: see `open_session`.
         batch_size: images per call.
@@ -76,6 +81,8 @@ def verify(
         ApsError: the runtime failed.
     """
     images, labels = _checked_images(images, labels)
+    if precision is not None:
+        known_name(precision, PRECISIONS, "precision")
     judge = load_reference(reference)
     faults = _byte_faults(file)
     with _open(file, runtime, device, intact=not faults) as session:
@@ -88,13 +95,19 @@ def verify(
             seed=seed,
             step=judge.shift_step,
         )
+        graph = load_inlined(Path(file)) if session.runtime != "torch" else None
+        layers = () if graph is None else layer_precisions(graph)
+        judged = judged_precision(session.metadata.precision, layers)
         run = Run(
             session=session,
+            graph=graph,
+            layers=layers,
+            asked_precision=precision,
             reference=judge,
             images=images,
             labels=labels,
             shifts=chosen,
-            ledger=Ledger(resolve_gates(session.metadata.precision, session.runtime, session.device, gates)),
+            ledger=Ledger(resolve_gates(judged, session.runtime, session.device, gates)),
             batch_size=batch_size,
             seed=seed,
             progress=progress,
@@ -174,6 +187,7 @@ def _certificate(file: str | os.PathLike[str], run: Run, overrides: dict[str, fl
             "sha256": _file_hash(file),
             "architecture": metadata.architecture,
             "precision": metadata.precision,
+            "precision_found": file_precision(run.layers),
             "polyphase": metadata.polyphase,
             "checkpoint_sha256": metadata.checkpoint_sha256,
             "declared": promises(metadata) if metadata.is_known else None,

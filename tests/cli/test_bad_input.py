@@ -373,8 +373,38 @@ class TestExport:
     def test_engines_to_come(self, invoke: Invoke, folder: Path, checkpoint: Path, engine: str) -> None:
         is_one_sentence(invoke("export", checkpoint, "-o", folder / "x.onnx", "--engine", engine), engine, "onnx")
 
-    def test_precisions_to_come(self, invoke: Invoke, folder: Path, checkpoint: Path) -> None:
-        is_one_sentence(invoke("export", checkpoint, "-o", folder / "x.onnx", "--precision", "fp16"), "fp16", "fp32")
+    @pytest.mark.parametrize(
+        ("arguments", "words"),
+        [
+            (("--precision", "int8"), ("int8", "--calibration DIR", "cifar10")),
+            (("--precision", "int8", "--calibration", "nowhere"), ("nowhere is not a folder", "cifar10")),
+            (("--precision", "int8", "--calibration", "EMPTY"), ("no images",)),
+            (("--precision", "int8", "--calibration", "TEST"), ("6 images, too few", "at least 32")),
+            (("--precision", "fp16", "--calibration", "TEST"), ("--calibration is for int8", "fp16")),
+            (("--calibration-method", "entropy"), ("--calibration-method is for int8", "fp32")),
+            (("--precision", "bf16", "--opset", "20"), ("opset 20", "bf16", "22")),
+        ],
+    )
+    def test_precisions(
+        self,
+        invoke: Invoke,
+        folder: Path,
+        tmp_path: Path,
+        checkpoint: Path,
+        images: Path,
+        arguments: tuple[str, ...],
+        words: tuple[str, ...],
+    ) -> None:
+        empty = tmp_path / "empty"
+        empty.mkdir(exist_ok=True)
+        given = [str({"TEST": images / "test", "EMPTY": empty}.get(word, word)) for word in arguments]
+        is_one_sentence(invoke("export", checkpoint, "-o", folder / "x.onnx", *given), *words)
+        assert not list(folder.iterdir())
+
+    def test_unknown_precision(self, invoke: Invoke, folder: Path, checkpoint: Path) -> None:
+        result = invoke("export", checkpoint, "-o", folder / "x.onnx", "--precision", "fp8")
+        assert result.exit_code == 2 and "fp8" in result.stderr and "bf16" in result.stderr
+        assert not list(folder.iterdir())
 
     @pytest.mark.parametrize("name", ["missing/x.onnx", "x.plan", "."])
     def test_output_that_cannot_be(self, invoke: Invoke, folder: Path, checkpoint: Path, name: str) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -122,6 +123,28 @@ def test_export_in_another_form(invoke: Invoke, checkpoint: Path, tmp_path: Path
     result = invoke("export", checkpoint, "-o", output, "--polyphase", "custom-op")
     assert result.exit_code == 0, result.output
     assert json.loads(output.with_suffix(".json").read_text())["metadata"]["polyphase"] == "custom-op"
+
+
+def test_export_in_int8_on_few_images_warns_and_verify_finds_int8(
+    invoke: Invoke, checkpoint: Path, images: Path, tmp_path: Path
+) -> None:
+    folder, output = tmp_path / "many", tmp_path / "model.onnx"
+    folder.mkdir()
+    for number, picture in enumerate(sorted((images / "train").glob("*/*.png")) * 3):
+        shutil.copyfile(picture, folder / f"{number}.png")
+    result = invoke("export", checkpoint, "-o", output, "--precision", "int8", "--calibration", folder)
+    assert result.exit_code == 0, result.output
+    (line,) = result.stderr.splitlines()
+    assert line.startswith("Warning: the int8 ranges come from 36 images, fewer than the 256 advised")
+    given = ("--reference", checkpoint, "--data", images / "test", "--images", "2", "--shifts", "1")
+    certificate = tmp_path / "out.json"
+    result = invoke("verify", output, *given, "--precision", "fp16", "-o", certificate)
+    assert result.exit_code == 1
+    assert "layers that multiply: 25 in int8, 1 in fp32 (fc/Gemm is the classifier)" in result.stdout
+    document = json.loads(certificate.read_text())
+    failed = [check["name"] for check in document["checks"] if check["status"] == "failed"]
+    assert "other_precision_layers" in failed
+    assert document["file"]["precision_found"] == "int8"
 
 
 def test_predict_says_the_same_from_the_checkpoint_and_from_onnx(

@@ -21,6 +21,7 @@ import aps_deploy
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.export import Artifact, export_checkpoint, export_onnx
 from aps_deploy.export import onnx_export as module
+from aps_deploy.export.precisions import OPSETS
 from aps_deploy.models import ResNet, create_model, save_checkpoint
 from aps_deploy.preprocessing import CIFAR10, IMAGENET
 from aps_deploy.runtimes import METADATA_KEY, ModelMetadata, check_sidecar
@@ -119,7 +120,7 @@ def test_exporting_changes_nothing_and_gives_the_same_bytes_again(
     assert first.sha256 == second.sha256
 
 
-@pytest.mark.parametrize("opset", [module.MAX_OPSET])
+@pytest.mark.parametrize("opset", [OPSETS["fp32"][-1]])
 def test_newer_operator_sets(opset: int, model: ResNet, tmp_path: Path) -> None:
     images = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)
     artifact = export_onnx(model, tmp_path / "net.onnx", opset=opset, polyphase="custom-op", **OPTIONS)
@@ -159,9 +160,15 @@ def test_an_older_file_is_replaced(model: ResNet, tmp_path: Path) -> None:
     ("changed", "sentence"),
     [
         ({"polyphase": "slices"}, "unknown polyphase form 'slices'; choose one of where, gather, custom-op"),
-        ({"precision": "fp16"}, "precision 'fp16' is not available"),
-        ({"opset": 19}, "opset 19 is not available.*20 or more"),
+        ({"precision": "fp61"}, "unknown precision 'fp61' .did you mean fp16.; choose one of fp32, fp16, bf16, int8"),
+        ({"opset": 19}, "opset 19 is not available for fp32.*from 20 on"),
         ({"opset": 99}, "opset 99 is not available"),
+        ({"opset": 20, "precision": "bf16"}, "opset 20 is not available for bf16.*use 22"),
+        ({"opset": 22, "precision": "int8", "calibration": "cifar10"}, "opset 22 is not available for int8.*use 20"),
+        ({"precision": "int8"}, "none are given; name a folder of them with --calibration DIR"),
+        ({"precision": "int8", "calibration": "nowhere"}, "nowhere is not a folder"),
+        ({"precision": "int8", "calibration": "cifar10"}, "cannot be prepared"),
+        ({"calibration": "cifar10"}, "--calibration is for int8 files only, and the precision is fp32"),
         ({"image_size": 30}, "does not take 30x30 images.*next valid size is 32x32"),
         ({"image_size": (32, 33)}, "does not take 32x33 images.*next valid size is 32x36"),
         ({"image_size": 0}, "image size 0x0 is not positive"),
@@ -172,6 +179,35 @@ def test_a_wrong_request_is_one_sentence(changed: dict[str, Any], sentence: str,
         export_onnx(model, tmp_path / "net.onnx", **{**OPTIONS, **changed})
     assert "\n" not in str(caught.value)
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.usefixtures("fast")
+def test_the_precision_travels_in_the_file_and_beside_it(model: ResNet, tmp_path: Path) -> None:
+    for precision, layers in (("fp32", {"fp32": 14}), ("fp16", {"fp16": 13, "fp32": 1})):
+        artifact = export_onnx(model, tmp_path / f"{precision}.onnx", precision=precision, **OPTIONS)
+        document = json.loads(artifact.sidecar_path.read_text(encoding="utf-8"))
+        assert artifact.metadata.precision == document["metadata"]["precision"] == precision
+        assert ModelMetadata.from_onnx(artifact.path).precision == precision
+        assert document["layer_precisions"] == layers
+        assert document["metadata"]["calibration"] is None
+        assert artifact.warnings == ()
+
+
+@pytest.mark.usefixtures("fast")
+def test_an_int8_file_says_what_its_ranges_come_from(model: ResNet, tmp_path: Path) -> None:
+    images = np.random.default_rng(0).standard_normal((40, 3, 8, 8)).astype(np.float32)
+    artifact = export_onnx(
+        model, tmp_path / "a.onnx", precision="int8", calibration=images, calibration_method="percentile", **OPTIONS
+    )
+    document = json.loads(artifact.sidecar_path.read_text(encoding="utf-8"))
+    digest = hashlib.sha256(images.tobytes()).hexdigest()
+    assert document["metadata"]["calibration"] == {"method": "percentile", "images": 40, "sha256": digest}
+    assert document["layer_precisions"] == {"fp32": 1, "int8": 13}
+    assert document["tools"]["onnxruntime"] == onnxruntime.__version__
+    assert ["40 images, fewer than the 256 advised" in warning for warning in artifact.warnings] == [True]
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a.json", "a.onnx"]
+    properties = {entry.key for entry in onnx.load(artifact.path).metadata_props}
+    assert properties == {METADATA_KEY}
 
 
 def test_half_precision_weights_are_refused(tmp_path: Path) -> None:

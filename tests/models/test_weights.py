@@ -150,7 +150,7 @@ def test_weights_from_before_batches_were_counted(tmp_path: Path) -> None:
 def test_a_file_of_any_other_kind_is_one_sentence(tmp_path: Path) -> None:
     for first in range(256):  # to the unpickler every first byte is another instruction, "c" one that names code
         (tmp_path / "weights.pth").write_bytes(bytes([first]) + b"rror: file not found\n" * 3)
-        with pytest.raises(InputError, match="is not a PyTorch checkpoint, or is corrupt|contains pickled code"):
+        with pytest.raises(InputError, match=r"is not a PyTorch checkpoint, or is corrupt|contains pickled code"):
             read_tensors(tmp_path / "weights.pth")
 
 

@@ -44,12 +44,14 @@ def make_model(
     outputs: Sequence[onnx.ValueInfoProto],
     initializers: dict[str, npt.NDArray[np.generic]] | None = None,
     functions: Sequence[onnx.FunctionProto] = (),
+    *,
+    opset: int = 20,
 ) -> onnx.ModelProto:
     constants = [numpy_helper.from_array(value, name) for name, value in (initializers or {}).items()]
     domains = sorted({function.domain for function in functions})
     model = helper.make_model(
         helper.make_graph(list(nodes), "tiny", list(inputs), list(outputs), constants),
-        opset_imports=[helper.make_opsetid("", 20), *(helper.make_opsetid(domain, 1) for domain in domains)],
+        opset_imports=[helper.make_opsetid("", opset), *(helper.make_opsetid(domain, 1) for domain in domains)],
         functions=list(functions),
         producer_name="by hand",
         ir_version=10,

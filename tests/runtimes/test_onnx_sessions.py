@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import threading
 from collections.abc import Callable
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 from onnx import TensorProto, helper
 
 from aps_deploy.errors import ApsError, InputError
-from aps_deploy.runtimes import ModelMetadata, Session, onnxruntime_session, open_session
+from aps_deploy.runtimes import METADATA_KEY, ModelMetadata, Session, onnxruntime_session, open_session
 from aps_deploy.runtimes.availability import num_cuda_devices
 from aps_deploy.runtimes.session import Session as SessionProtocol
 from tests.runtimes import graphs
@@ -370,6 +371,34 @@ class TestOnnxRuntime:
             assert session.device == "cuda"
             assert session.providers[0] == "CUDAExecutionProvider"
             np.testing.assert_allclose(session.run(images)["logits"], graphs.expected(images)[0], atol=1e-4)
+
+    def test_an_operator_without_a_cpu_kernel_is_one_sentence(self, tmp_path: Path) -> None:
+        """As in every bf16 file: ONNX Runtime's CPU provider has no bf16 Pad, Conv or Relu."""
+        element = TensorProto.BFLOAT16
+        kernel, head = graphs.weights()
+        narrow = helper.tensor_dtype_to_np_dtype(element)
+        nodes = [
+            helper.make_node("Cast", ["images"], ["narrow"], to=element),
+            helper.make_node("Conv", ["narrow", "kernel"], ["map"]),
+            helper.make_node("Cast", ["map"], ["wide"], to=TensorProto.FLOAT),
+            helper.make_node("ReduceMean", ["wide", "axes"], ["pooled"], keepdims=0),
+            helper.make_node("MatMul", ["pooled", "head"], ["logits"]),
+        ]
+        model = graphs.make_model(
+            nodes,
+            [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, 8, 8])],
+            [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 5])],
+            {"kernel": kernel.astype(narrow), "head": head, "axes": np.array([2, 3], np.int64)},
+            opset=22,
+        )
+        metadata = dataclasses.replace(graphs.METADATA, precision="bf16")
+        helper.set_model_props(model, {METADATA_KEY: metadata.to_json()})
+        path = graphs.save(model, tmp_path / "tiny.onnx")
+        with pytest.raises(InputError, match=r"tiny.onnx is a bf16 file.*no CPU kernel.*onnx-reference") as caught:
+            open_session(path, device="cpu")
+        assert "\n" not in str(caught.value)
+        with open_session(path, runtime="onnx-reference") as session:
+            assert session.run(graphs.images(2))["logits"].shape == (2, 5)
 
 
 class TestReference:

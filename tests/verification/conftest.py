@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import functools
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -11,6 +14,7 @@ import pytest
 import torch
 from torch import nn
 
+from aps_deploy.export import Artifact
 from aps_deploy.models import ResNet, create_model, save_checkpoint
 from aps_deploy.preprocessing import Preprocessing
 from tests.threads import one_thread  # noqa: F401 (a fixture of this folder)
@@ -54,19 +58,50 @@ def images() -> npt.NDArray[np.float32]:
 
 
 @pytest.fixture(scope="session")
-def exports(network: ResNet, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """The network's checkpoint (``checkpoint``) and its exported files, by form."""
+def export_again() -> Callable[..., Artifact]:
+    """`export_checkpoint`, which loads and traces each checkpoint once: tracing is the slow part."""
     from aps_deploy.export import export_checkpoint, onnx_export
 
+    load, trace = functools.cache(onnx_export.load_checkpoint), functools.cache(onnx_export.trace_onnx)
+
+    def export(*arguments: Any, **options: Any) -> Artifact:
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(onnx_export, "load_checkpoint", load)
+            patch.setattr(onnx_export, "trace_onnx", trace)
+            return export_checkpoint(*arguments, image_size=IMAGE_SIZE, **options)
+
+    return export
+
+
+@pytest.fixture(scope="session")
+def exports(
+    network: ResNet, export_again: Callable[..., Artifact], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """The network's checkpoint (``checkpoint``) and its exported files, by form."""
     folder = tmp_path_factory.mktemp("exports")
     names = [f"class {index}" for index in range(7)]
     checkpoint = save_checkpoint(folder / "net.safetensors", network, preprocessing=PREPROCESSING, class_names=names)
+    forms = {form: export_again(checkpoint, folder / f"{form}.onnx", polyphase=form).path for form in FORMS}
+    return {"checkpoint": checkpoint, **forms}
+
+
+@pytest.fixture(scope="session")
+def precise(
+    network: ResNet, export_again: Callable[..., Artifact], tmp_path_factory: pytest.TempPathFactory
+) -> dict[str, Path]:
+    """A network's checkpoint and its files by precision, in the ``where`` form; few runtimes have bf16.
+
+    Its logits are of order one, as those of trained networks are: the absolute gates of half precision are made for it.
+    """
+    folder = tmp_path_factory.mktemp("precise")
+    calm = copy.deepcopy(network)
+    with torch.no_grad():
+        for parameter in calm.fc.parameters():
+            parameter /= 100
+    checkpoint = save_checkpoint(folder / "calm.safetensors", calm, preprocessing=PREPROCESSING)
     files = {"checkpoint": checkpoint}
-    # Tracing is the slow part and the same for all three.
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(onnx_export, "load_checkpoint", functools.cache(onnx_export.load_checkpoint))
-        patch.setattr(onnx_export, "trace_onnx", functools.cache(onnx_export.trace_onnx))
-        for form in FORMS:
-            export_checkpoint(checkpoint, folder / f"{form}.onnx", polyphase=form, image_size=IMAGE_SIZE)
-            files[form] = folder / f"{form}.onnx"
+    for precision in ("fp32", "fp16", "int8"):
+        calibration = make_images(64, seed=1) if precision == "int8" else None
+        target = folder / f"{precision}.onnx"
+        files[precision] = export_again(checkpoint, target, precision=precision, calibration=calibration).path
     return files

@@ -349,3 +349,94 @@ def always_first_component(model: onnx.ModelProto) -> None:
         for other in model.graph.node:
             if other.op_type == "Unsqueeze" and zero in other.input and "taken" not in other.output[0]:
                 other.input[list(other.input).index(zero)] = index
+
+
+def energies_of_narrow_maps(model: onnx.ModelProto) -> None:
+    """Take the energies of a half-precision map without widening it first."""
+    reduction = nodes(model, "ReduceSumSquare")[0]
+    widening = next(node for node in model.graph.node if reduction.input[0] in node.output)
+    reduction.input[0] = widening.input[0]
+    energy = reduction.output[0]
+    reduction.output[0] = "narrow_energy"
+    wide = helper.make_node("Cast", ["narrow_energy"], [energy], to=TensorProto.FLOAT, name="too_late")
+    replace(model, reduction, reduction, wide)
+
+
+def pooling_in_half(model: onnx.ModelProto) -> None:
+    """Round what the pooling adds to half precision."""
+    rounding = nodes(model, "Round")[-1]
+    casts = through_half(rounding.input[0])
+    rounding.input[0] = casts[-1].output[0]
+    replace(model, rounding, *casts, rounding)
+
+
+def pair_around(value: str, model: onnx.ModelProto, scale: float = 0.05) -> list[NodeProto]:
+    """Return a QuantizeLinear and a DequantizeLinear of a value, whose constants are added to the model."""
+    unit = constant(model, f"{value}_unit", scale, np.float32)
+    zero = constant(model, f"{value}_zero", 0, np.int8)
+    return [
+        helper.make_node("QuantizeLinear", [value, unit, zero], [f"{value}_q"], name=f"{value}_to_int8"),
+        helper.make_node("DequantizeLinear", [f"{value}_q", unit, zero], [f"{value}_dq"], name=f"{value}_from_int8"),
+    ]
+
+
+def energies_in_bytes(model: onnx.ModelProto) -> None:
+    energy = nodes(model, "ReduceSumSquare")[0].output[0]
+    insert_after(model, energy, pair_around(energy, model))
+
+
+def quantised_logits(model: onnx.ModelProto) -> None:
+    """Quantise the logits, and nothing that computes them."""
+    gemm = nodes(model, "Gemm")[0]
+    gemm.output[0] = "fine"
+    added = pair_around("fine", model)
+    added[-1].output[0] = "logits"
+    model.graph.node.extend(added)
+
+
+def idle_integer_layer(model: onnx.ModelProto) -> None:
+    """Add an int8 convolution whose result is multiplied by zero before it is added to the logits."""
+    gemm = nodes(model, "Gemm")[0]
+    gemm.output[0] = "own"
+    image = model.graph.input[0].name
+    pair = pair_around(image, model)
+    classes = initializer(model, gemm.input[2]).dims[0]
+    weight = constant(model, "idle_codes", np.ones((classes, 3, 16, 16)), np.int8)
+    scales = [constant(model, "idle_unit", 0.1, np.float32), constant(model, "idle_zero", 0, np.int8)]
+    nothing, axes = constant(model, "nothing", 0.0, np.float32), constant(model, "map", [2, 3], np.int64)
+    model.graph.node.extend(
+        [
+            *pair,
+            helper.make_node("DequantizeLinear", [weight, *scales], ["idle_weight"]),
+            helper.make_node("Conv", [pair[-1].output[0], "idle_weight"], ["idle"], name="idle_layer"),
+            helper.make_node("Squeeze", ["idle", axes], ["idle_row"]),
+            helper.make_node("Mul", ["idle_row", nothing], ["zero_row"]),
+            helper.make_node("Add", ["own", "zero_row"], ["logits"]),
+        ]
+    )
+
+
+def _weighted_by(model: onnx.ModelProto, weight: str) -> NodeProto:
+    """Return the convolution of that weight; an int8 file names the dequantised one after it."""
+    return next(node for node in model.graph.node if node.op_type == "Conv" and node.input[1].startswith(weight))
+
+
+def layer_in_float32(model: onnx.ModelProto) -> None:
+    """Let one half-precision convolution compute in float32, as a converter does that lacks the kernel."""
+    convolution = _weighted_by(model, "layer2.1.conv1.weight")
+    output = convolution.output[0]
+    kind = initializer(model, convolution.input[1]).data_type
+    casts = []
+    for position, name in enumerate(list(convolution.input)):
+        casts.append(helper.make_node("Cast", [name], [f"{name}_wide"], to=TensorProto.FLOAT))
+        convolution.input[position] = f"{name}_wide"
+    convolution.output[0] = "wide_map"
+    back = helper.make_node("Cast", ["wide_map"], [output], to=kind)
+    replace(model, convolution, *casts, convolution, back)
+
+
+def layer_without_pair(model: onnx.ModelProto) -> None:
+    """Take one convolution's input from before it was quantised; its weights stay 8-bit."""
+    convolution = _weighted_by(model, "layer2.1.conv1.weight")
+    makers = {name: node for node in model.graph.node for name in node.output}
+    convolution.input[0] = makers[makers[convolution.input[0]].input[0]].input[0]

@@ -111,6 +111,36 @@ def test_the_measured_error_is_that_of_the_gaps() -> None:
     np.testing.assert_allclose(layer.smallest_margin, 1e-6, rtol=1e-6)
 
 
+def _compare_ties(file_scores: npt.NDArray[np.float64], *, cap: float) -> SelectionAgreement:
+    """Images 0 and 1 have margins of one half and two fifths, image 4 one of 1e-6."""
+    indices = np.array([0, 1, 2, 0, 0, 3])[:, None]
+    margins = _margins(SCORES)[:, None]
+    scores = SCORES[:, None, :]
+    return compare_selections(("layer2.0",), indices, CHOICE, scores, margins, file_scores=(file_scores,), cap=cap)
+
+
+def test_close_components_that_the_file_rounds_to_one_number_are_ties_of_the_file() -> None:
+    rounded = np.round(SCORES, 3)
+    agreement = _compare_ties(rounded, cap=1e-4)
+    assert agreement.total("tied_in_file") == 1
+    assert agreement.total("tied") == 1  # the reference's own
+    assert agreement.total("agreed") == 5
+    np.testing.assert_array_equal(agreement.tied_images, [False, False, False, True, True, False])
+    assert agreement.to_dict()["layers"][0]["tied_in_file"] == 1
+
+
+def test_a_file_whose_scores_all_tie_has_earned_no_exemption() -> None:
+    agreement = _compare_ties(np.ones_like(SCORES), cap=1e-4)
+    np.testing.assert_array_equal(agreement.tied_images, [False, False, False, True, True, False])
+    assert agreement.total("tied_in_file") == 1
+
+
+def test_the_file_ties_only_where_the_chosen_component_does() -> None:
+    others = SCORES.copy()
+    others[0, 1:] = 0.2  # two of those not chosen
+    assert _compare_ties(others, cap=1.0).total("tied_in_file") == 0
+
+
 def test_scores_in_another_unit_have_no_error() -> None:
     agreement = compare_selections(
         ("layer2.0",),

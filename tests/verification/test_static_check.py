@@ -13,7 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from aps_deploy.runtimes import ModelMetadata, SelectionTensors
 from aps_deploy.verification.instrument import load_inlined
-from aps_deploy.verification.static_check import Finding, check_graph, precision_of
+from aps_deploy.verification.static_check import Finding, check_graph
 from tests.verification.conftest import FORMS
 
 SELECTING = ModelMetadata(
@@ -294,27 +294,3 @@ def test_float_pooling(node: onnx.NodeProto, found: bool) -> None:
     model = _model([node, *integer], {"logits": TensorProto.FLOAT}, constants=constants)
     assert (("pooling", "pool") in _rules(_check(model, PLAIN))) == found
     assert _check(model, UNKNOWN) == ()
-
-
-@pytest.mark.parametrize(
-    ("kind", "name"),
-    [(TensorProto.FLOAT, "fp32"), (TensorProto.FLOAT16, "fp16"), (TensorProto.BFLOAT16, "bf16")],
-)
-def test_the_precision_of_a_graph_is_that_of_its_products(kind: int, name: str) -> None:
-    nodes = [
-        helper.make_node("Cast", ["x"], ["narrow"], to=kind),
-        helper.make_node("Cast", ["w"], ["weight"], to=kind),
-        helper.make_node("Conv", ["narrow", "weight"], ["map"]),
-        helper.make_node("Cast", ["map"], ["y"], to=TensorProto.FLOAT),
-    ]
-    constants = {"w": np.ones((4, 8, 3, 3), np.float32)}
-    assert precision_of(_model(nodes, {"y": TensorProto.FLOAT}, constants=constants)) == name
-
-
-def test_a_graph_that_quantises_is_an_integer_one() -> None:
-    nodes = [
-        helper.make_node("QuantizeLinear", ["x", "scale", "zero"], ["q"]),
-        helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["y"]),
-    ]
-    constants = {"scale": np.array(0.1, np.float32), "zero": np.array(0, np.int8)}
-    assert precision_of(_model(nodes, {"y": TensorProto.FLOAT}, constants=constants)) == "int8"
