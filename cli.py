@@ -322,8 +322,6 @@ def demo(
     settings = DemoSettings(out_dir=out_dir, num_shifted=images, fine_tune_epochs=epochs)
     result = run_demo(settings, report=lambda sentence: typer.echo(f"- {sentence}"), progress=_progress())
     _print_table(demo_table(result.measurements))
-    if result.trained_here:
-        typer.echo("These networks were trained by the demonstration, on far too few images to be accurate.")
     typer.echo(
         f"heat map of the shifts: {result.picture}\nnumbers: {result.results}\n{result.seconds:.0f} seconds in all"
     )

@@ -70,7 +70,7 @@ def measure(
     form: str,
     runtime: str,
     workload: Workload,
-    checkpoint: Path,
+    expected: npt.NDArray[np.float32],
     verified: bool,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> Measurement:
@@ -82,14 +82,12 @@ def measure(
         form: name for the table.
         runtime: see `open_session`.
         workload: images and shifts.
-        checkpoint: the PyTorch network the file was made from.
+        expected: (N, K) logits of the PyTorch network that the file was made from, for the images of the workload.
         verified: passed through.
         progress: told what is being done.
     """
     data = workload.data
     assert data.labels is not None
-    with open_session(checkpoint, runtime="torch", device="cpu") as reference:
-        expected = predict_logits(reference, data.images, batch_size=_BATCH_SIZE)
     with open_session(path, runtime=runtime) as session:
         device = session.device
         logits = predict_logits(session, data.images, batch_size=_BATCH_SIZE)
@@ -113,6 +111,12 @@ def measure(
         latency_ms=latency_ms,
         verified=verified,
     )
+
+
+def reference_logits(checkpoint: Path, images: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+    """Return the logits (N, K) of a checkpoint for images (N, 3, H, W), from PyTorch on the CPU in float32."""
+    with open_session(checkpoint, runtime="torch", device="cpu") as reference:
+        return predict_logits(reference, images, batch_size=_BATCH_SIZE)
 
 
 def _latency_ms(session: Session, image: npt.NDArray[np.float32]) -> float:

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from aps_deploy.demo.measuring import Measurement, Workload, measure
+from aps_deploy.demo.measuring import Measurement, Workload, measure, reference_logits
 from aps_deploy.demo.picture import save_heat_maps
 from aps_deploy.demo.samples import sample_folder, write_training_tree
 from aps_deploy.errors import ApsError, InputError
@@ -24,7 +24,7 @@ from aps_deploy.files import write_json
 from aps_deploy.images import ImageSet, find_images, load_folder
 from aps_deploy.models import load_checkpoint, packaged_models
 from aps_deploy.runtimes import available_runtimes, resolve_runtime
-from aps_deploy.training.loop import TrainResult, run_training
+from aps_deploy.training.loop import run_training
 from aps_deploy.training.settings import TrainSettings
 from aps_deploy.verification import shift_set, verify_path
 
@@ -40,8 +40,8 @@ PICTURE_FILE = "shift-heat-map.png"
 # The onnx package's evaluator is written in Python for clarity: a few images and shifts are what time allows.
 _REFERENCE_IMAGES = 8
 _REFERENCE_SHIFTS = 3
-# Without packaged networks the demonstration trains its own, on too few images to be good, which it says.
-_OWN_EPOCHS = 10
+# A trained network only needs a nudge.
+_FINE_TUNE_RATE = 0.002
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,6 @@ class DemoResult:
         all_verified: whether ``verify`` passed every file of the APS network.
         picture: the heat map.
         results: everything as JSON.
-        trained_here: whether the networks had to be trained by the demonstration itself.
         seconds: wall time.
     """
 
@@ -91,7 +90,6 @@ class DemoResult:
     all_verified: bool
     picture: Path
     results: Path
-    trained_here: bool
     seconds: float
 
 
@@ -119,7 +117,7 @@ def run_demo(
     out_dir.parent.mkdir(parents=True, exist_ok=True)
     work = Path(tempfile.mkdtemp(prefix=f".{out_dir.name}-", dir=out_dir.parent))
     with _cleaned_up_when_killed(), _removed_unless_renamed(work):
-        measurements, trained_here = _steps(settings, work, report, progress)
+        measurements = _steps(settings, work, report, progress)
         write_json(work / RESULTS_FILE, [_as_json(line) for line in measurements])
         work.chmod(0o755)
         _put_in_place(work, out_dir)
@@ -128,7 +126,6 @@ def run_demo(
         all_verified=all(line.verified for line in measurements if line.model == APS),
         picture=out_dir / PICTURE_FILE,
         results=out_dir / RESULTS_FILE,
-        trained_here=trained_here,
         seconds=time.monotonic() - started,
     )
 
@@ -181,7 +178,7 @@ def _check_replaceable(out_dir: Path) -> None:
 
 
 def _is_own(name: str) -> bool:
-    folders_and_results = {RESULTS_FILE, PICTURE_FILE, "images", "fine-tuned", STRIDED, APS}
+    folders_and_results = {RESULTS_FILE, PICTURE_FILE, "images", "fine-tuned"}
     return name in folders_and_results or name.startswith((f"{STRIDED}.", f"{APS}."))
 
 
@@ -196,51 +193,37 @@ def _put_in_place(work: Path, out_dir: Path) -> None:
         shutil.rmtree(old, ignore_errors=True)
 
 
-def _steps(
-    settings: DemoSettings, work: Path, report: Report, progress: Progress | None
-) -> tuple[tuple[Measurement, ...], bool]:
-    checkpoints, trained_here = _networks(settings, work, report)
+def _steps(settings: DemoSettings, work: Path, report: Report, progress: Progress | None) -> tuple[Measurement, ...]:
+    _fine_tune(settings, work, report)
+    packaged = packaged_models()
+    checkpoints = {name: packaged[f"{name}.cifar10"] for name in (STRIDED, APS)}
     files = _export(checkpoints, work, report)
     verdicts = _verify(work, checkpoints, files, report, progress)
-    return _compare(settings, work, checkpoints, files, verdicts, report, progress), trained_here
+    return _compare(settings, work, checkpoints, files, verdicts, report, progress)
 
 
-def _networks(settings: DemoSettings, work: Path, report: Report) -> tuple[dict[str, Path], bool]:
-    """Exercise training, and return the two checkpoints the rest is about."""
+def _fine_tune(settings: DemoSettings, work: Path, report: Report) -> None:
+    """Exercise training; the network it makes stays in the folder, and the rest is about the packaged ones."""
     tree = work / "images"
     num_train, num_val = write_training_tree(tree)
-    packaged = packaged_models()
-    checkpoints = {name: packaged[f"{name}.cifar10"] for name in (STRIDED, APS) if f"{name}.cifar10" in packaged}
-    if len(checkpoints) == 2:
-        report(f"fine-tuning {APS} for {settings.fine_tune_epochs} epochs on {num_train} images, to show training")
-        result = _train(APS, tree, work / "fine-tuned", settings.fine_tune_epochs, weights=checkpoints[APS])
-        accuracy = result.metrics.get("validation_accuracy", float("nan"))
-        report(f"fine-tuned: {accuracy:.1%} of {num_val} validation images right; the shipped networks go on from here")
-        return checkpoints, False
-    report(f"no trained networks in this package: training {STRIDED} and {APS} on {num_train} images, far too few")
-    for name in (STRIDED, APS):
-        checkpoints[name] = _train(name, tree, work / name, _OWN_EPOCHS).checkpoint
-    return checkpoints, True
-
-
-def _train(name: str, data: Path, out_dir: Path, epochs: int, weights: Path | None = None) -> TrainResult:
+    report(f"fine-tuning {APS} for {settings.fine_tune_epochs} epochs on {num_train} images, to show training")
     result = run_training(
         TrainSettings(
-            arch=name,
+            arch=APS,
             recipe="fast",
-            data=data,
-            out_dir=out_dir,
-            epochs=epochs,
+            data=tree,
+            out_dir=work / "fine-tuned",
+            epochs=settings.fine_tune_epochs,
             batch_size=32,
-            # A trained network only needs a nudge.
-            learning_rate=0.05 if weights is None else 0.002,
-            weights=weights,
+            learning_rate=_FINE_TUNE_RATE,
+            weights=packaged_models()[f"{APS}.cifar10"],
             progress=False,
         )
     )
     if result.interrupted_by is not None:
         raise ApsError(f"the demonstration was stopped by {result.interrupted_by}; nothing was kept.")
-    return result
+    accuracy = result.metrics.get("validation_accuracy", float("nan"))
+    report(f"fine-tuned: {accuracy:.1%} of {num_val} validation images right; the packaged networks go on from here")
 
 
 def _export(checkpoints: dict[str, Path], work: Path, report: Report) -> list[ExportedFile]:
@@ -293,6 +276,11 @@ def _compare(
     some, few = _spread(data, settings.num_shifted), _spread(data, _REFERENCE_IMAGES)
     full = Workload(data, some.images, every)
     brief = Workload(few, few.images, shift_set(_REFERENCE_SHIFTS, height=side, width=side))
+    expected = {
+        (name, workload is brief): reference_logits(path, workload.data.images)
+        for name, path in checkpoints.items()
+        for workload in (full, brief)
+    }
     lines = []
     heat_maps = {}
     for file in _with_checkpoints(checkpoints, files):
@@ -303,7 +291,7 @@ def _compare(
                 form=file.form,
                 runtime=runtime,
                 workload=brief if runtime == "onnx-reference" else full,
-                checkpoint=checkpoints[file.model],
+                expected=expected[file.model, runtime == "onnx-reference"],
                 verified=verdicts[file.path, runtime],
                 progress=progress,
             )

@@ -236,13 +236,15 @@ def checked_overrides(overrides: Mapping[str, float | None]) -> dict[str, float 
     """Return the overrides, every one of which is a limit for a gate of the table.
 
     Raises:
-        InputError: a name is not in the table, or its value is no finite number.
+        InputError: a name is not in the table, or its value is no finite number of at least 0.
     """
     for name, value in overrides.items():
         if name not in GATES:
             raise InputError(f"there is no gate {name!r}{near_matches(name, GATES)}; known are {', '.join(GATES)}.")
-        if value is not None and (isinstance(value, bool) or not math.isfinite(value)):
-            raise InputError(f"gate {name}={value} is not accepted; give a number, or off to only report it.")
+        if value is not None and (isinstance(value, bool) or not 0 <= value < math.inf):
+            raise InputError(
+                f"gate {name}={value} is not accepted; give a number of at least 0, or off to only report it."
+            )
     return dict(overrides)
 
 

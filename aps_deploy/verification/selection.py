@@ -138,6 +138,11 @@ def relative_gaps(scores: Floats, index: Indices) -> Floats:
         return np.where(magnitude > 0, np.abs(scores - chosen) / magnitude, 0.0)
 
 
+def tied_images(margins: Floats) -> npt.NDArray[np.bool_]:
+    """Return (N,) whether some selection of the image is tied, or has no margin at all, for margins (N, L)."""
+    return np.asarray(~(margins > 0).all(axis=1))
+
+
 def compare_selections(
     layers: tuple[str, ...],
     file_indices: Indices,
@@ -161,7 +166,7 @@ def compare_selections(
         cap: largest tolerance, whatever the measured error.
     """
     results = []
-    tied_images = np.asarray(~(margins > 0).all(axis=1))
+    any_tied = tied_images(margins)
     for column, layer in enumerate(layers):
         margin = margins[:, column]
         # A non-finite score has no margin either; NaN comparisons would drop the image from every count.
@@ -176,7 +181,7 @@ def compare_selections(
         tied_in_file = np.zeros_like(tied)
         if file_scores is not None:
             tied_in_file = ~tied & close & _ties(file_scores[column], file_indices[:, column])
-        tied_images |= tied_in_file
+        any_tied |= tied_in_file
         free = margin[~tied]
         results.append(
             LayerSelection(
@@ -193,7 +198,7 @@ def compare_selections(
                 margins=MarginHistogram.of(margin),
             )
         )
-    return SelectionAgreement(tuple(results), len(file_indices), tied_images, margin_histogram(margins))
+    return SelectionAgreement(tuple(results), len(file_indices), any_tied, margin_histogram(margins))
 
 
 def margin_histogram(margins: Floats) -> dict[str, int]:

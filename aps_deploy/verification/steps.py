@@ -24,7 +24,7 @@ from aps_deploy.verification.layer_precision import LayerPrecision, faults_again
 from aps_deploy.verification.ledger import Ledger
 from aps_deploy.verification.parity import compare_logits
 from aps_deploy.verification.reference import Reference, ReferenceTrace, load_reference
-from aps_deploy.verification.selection import SelectionAgreement, compare_selections
+from aps_deploy.verification.selection import SelectionAgreement, compare_selections, tied_images
 from aps_deploy.verification.shifts import ShiftSet
 from aps_deploy.verification.worst_case import WorstCase, make_worst_case
 
@@ -76,6 +76,8 @@ class Run:
         if graph is not None:
             self._static(graph)
         if logits is None:
+            if self.ledger.gates["missing_outputs"].limit is None:
+                raise ApsError("the file has no output logits, so nothing of it can be measured; export it again.")
             return
         forced = self._usable(indices)
         trace = self.reference.trace(self.images, forced, batch_size=self.batch_size, progress=self.progress)
@@ -83,7 +85,7 @@ class Run:
         if agreement is None:
             self._no_selection(indices)
         self._parity(logits, trace)
-        self._consistency(_tied_images(trace) if agreement is None else agreement.tied_images)
+        self._consistency(tied_images(trace.margins) if agreement is None else agreement.tied_images)
         self._batches()
 
     def _present(self, graph: onnx.ModelProto | None) -> set[str]:
@@ -372,7 +374,3 @@ class Run:
             ("batch_slot_difference", result.slot),
         ):
             ledger.record("batch", name, difference.excess, fault=f"max abs {difference.max_abs:.3g}")
-
-
-def _tied_images(trace: ReferenceTrace) -> npt.NDArray[np.bool_]:
-    return np.asarray(~(trace.margins > 0).all(axis=1))

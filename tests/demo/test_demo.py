@@ -11,7 +11,7 @@ from PIL import Image
 from rich.console import Console
 
 from aps_deploy.demo import running
-from aps_deploy.demo.measuring import Workload, measure
+from aps_deploy.demo.measuring import Workload, measure, reference_logits
 from aps_deploy.demo.picture import save_heat_maps
 from aps_deploy.demo.running import DemoSettings, run_demo
 from aps_deploy.demo.samples import sample_folder, write_training_tree
@@ -49,7 +49,7 @@ def test_a_measurement_and_its_table(tmp_path: Path) -> None:
         form="checkpoint",
         runtime="torch",
         workload=Workload(data, data.images[:4], shifts),
-        checkpoint=path,
+        expected=reference_logits(path, data.images),
         verified=True,
     )
     assert line.parity == 0
@@ -104,7 +104,7 @@ def test_impossible_settings(images: int, epochs: int, message: str, tmp_path: P
 
 
 def test_an_earlier_demonstration_is_replaced_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(running, "_steps", lambda *args: ((), True))
+    monkeypatch.setattr(running, "_steps", lambda *args: ())
     for _ in range(2):
         run_demo(DemoSettings(out_dir=tmp_path / "demo"))
         assert [p.name for p in tmp_path.iterdir()] == ["demo"]
@@ -115,7 +115,7 @@ def test_a_failed_demonstration_leaves_nothing_behind(tmp_path: Path, monkeypatc
     def fail(*args: object) -> None:
         raise ApsError("no")
 
-    monkeypatch.setattr(running, "_networks", fail)
+    monkeypatch.setattr(running, "_fine_tune", fail)
     with pytest.raises(ApsError):
         run_demo(DemoSettings(out_dir=tmp_path / "demo"))
     assert list(tmp_path.iterdir()) == []
