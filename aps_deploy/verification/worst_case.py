@@ -68,7 +68,7 @@ class WorstCase:
             InputError: the folder does not exist.
             ApsError: the disk is full or the folder cannot be written.
         """
-        arrays: dict[str, npt.NDArray[Any]] = {
+        arrays: dict[str, Any] = {
             "image": self.image,
             "shift": np.asarray(self.shift, np.int64),
             **self.outputs,

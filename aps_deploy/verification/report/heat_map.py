@@ -127,7 +127,8 @@ def _colours(values: Map, scale: Scale) -> Pixels:
     colours = _RAMP[below] * (1 - part) + _RAMP[below + 1] * part
     colours[values == 0] = _ZERO
     colours[np.isposinf(values)] = 0
-    return np.round(colours).astype(np.uint8)
+    rounded: Pixels = np.round(colours).astype(np.uint8)
+    return rounded
 
 
 def _pixels(values: Map, scale: Scale) -> Pixels:

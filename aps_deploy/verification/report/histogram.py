@@ -32,10 +32,10 @@ def margin_histogram(layer: dict[str, Any]) -> Markup:
     top = max(counts, default=0) or 1
 
     def across(decade: float) -> float:
-        return _LEFT + (decade - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT)
+        return float(_LEFT + (decade - low) / (high - low) * (_WIDTH - _LEFT - _RIGHT))
 
     def upward(count: float) -> float:
-        return _HEIGHT - _BOTTOM - count / top * (_HEIGHT - _TOP - _BOTTOM)
+        return float(_HEIGHT - _BOTTOM - count / top * (_HEIGHT - _TOP - _BOTTOM))
 
     tolerance = math.log10(layer["tolerance"]) if layer["tolerance"] else -math.inf
     bars = [
