@@ -22,7 +22,7 @@ from aps_deploy.verification.graph import GraphView
 PRODUCTS = {"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"}
 INTEGER_PRODUCTS = {"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
 
-_NAMES = {
+_NAMES: dict[int, str] = {
     TensorProto.FLOAT: "fp32",
     TensorProto.FLOAT16: "fp16",
     TensorProto.BFLOAT16: "bf16",

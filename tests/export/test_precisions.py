@@ -139,8 +139,8 @@ def test_the_reference_evaluator_agrees_and_does_not_change_by_a_bit(precision: 
 @pytest.mark.parametrize(
     ("name", "size"),
     [
-        ("resnet18_aps3", 32),  # blurs before it selects, selects after a max pool
-        pytest.param("resnet50_aps2", 32, marks=pytest.mark.slow),
+        ("resnet18_aps3", 64),  # blurs before it selects, after a max pool; at 32 its last maps tie exactly
+        pytest.param("resnet50_aps2", 64, marks=pytest.mark.slow),
         pytest.param("cifar_resnet50_lpf1", 16, marks=pytest.mark.slow),
         pytest.param("resnet18", 64, marks=pytest.mark.slow),
     ],
