@@ -15,6 +15,7 @@ from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.runtimes import ModelMetadata
 from aps_deploy.verification.certificate import Certificate, Check
 from aps_deploy.verification.gates import resolve_gates
+from aps_deploy.verification.layer_precision import LayerPrecision
 from aps_deploy.verification.ledger import Ledger
 from aps_deploy.verification.selection import compare_selections
 from aps_deploy.verification.shifts import shift_set
@@ -68,6 +69,9 @@ def measured_run(
     images = integer_images(count, HEIGHT, WIDTH)
     run = Run(
         session=FakeSession(function),  # type: ignore[arg-type]
+        graph=None,
+        layers=(LayerPrecision("conv1", "Conv", "fp32", False, "its operands are FLOAT"),),
+        asked_precision=None,
         reference=FakeReference(reference),  # type: ignore[arg-type]
         images=images,
         labels=np.arange(count) % 3,
@@ -79,6 +83,7 @@ def measured_run(
     )
     run.details["declared_differently"] = []
     run.details["static"] = []
+    run._precision()
     run.ledger.record("static", "static_findings", 0)
     _select(run)
     logits = function(images)
@@ -115,7 +120,8 @@ def make_certificate(folder: Path, function: Function = corner, **arguments: Any
 def bare_certificate(*checks: Check, **changes: Any) -> Certificate:
     """Return a certificate with these checks and nothing behind them."""
     certificate = Certificate(
-        file={"name": "net.onnx", "sha256": "aa", "architecture": None, "precision": "fp32", "polyphase": None,
+        file={"name": "net.onnx", "sha256": "aa", "architecture": None, "precision": "fp32", "precision_found": "fp32",
+              "polyphase": None,
               "checkpoint_sha256": None, "declared": None},
         reference={"name": "net.safetensors", "sha256": "bb", "architecture": "resnet20", "promised": {},
                    "is_named_by_file": False},

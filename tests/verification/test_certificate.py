@@ -19,8 +19,8 @@ def _check(name: str, status: Status, measured: float | None = 1.0) -> Check:
 
 def _certificate(*checks: Check) -> Certificate:
     layer = {
-        "layer": "layer2.0.pool", "agreed": 3, "explained": 0, "unexplained": 0, "tied": 1, "at_risk": 0,
-        "measured_error": 1e-7, "tolerance": 2e-7, "smallest_margin": None,
+        "layer": "layer2.0.pool", "agreed": 3, "explained": 0, "unexplained": 0, "tied": 1,
+        "tied_in_file": 0, "at_risk": 0, "measured_error": 1e-7, "tolerance": 2e-7, "smallest_margin": None,
         "margins": {"tied": 4, "log10_from": 0.0, "counts": [], "log10_step": 0.25},
     }  # fmt: skip
     selection = {"num_images": 4, "tied_images": 4, "layers": [layer], "margin_histogram": {"0": 4}, "scores": ""}
