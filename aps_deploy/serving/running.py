@@ -32,6 +32,9 @@ _BACKLOG = 2048
 _KEEP_ALIVE_S = 75
 """How long an idle connection stays open: longer than the usual 60 s of load balancers, which must close first."""
 
+_LAST_REQUESTS_S = 0.1
+"""How long open connections may still begin a request after the port closed."""
+
 _LOCAL_HOSTS = ("127.0.0.1", "::1", "localhost")
 
 
@@ -196,6 +199,13 @@ async def _http_server(
         def handle_exit(self, sig: int, frame: FrameType | None) -> None:
             self.force_exit = stopping.is_asked
             stopping.ask(with_delay=sig == signal.SIGTERM)
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            for server in self.servers:
+                server.close()
+            # A connection that was made just before brings its request now; uvicorn would close it at once.
+            await stopping.sleep(_LAST_REQUESTS_S)
+            await super().shutdown(sockets)
 
     config = uvicorn.Config(
         HttpApp(registry, settings),

@@ -67,7 +67,8 @@ def running(target: Path, **settings: Any) -> Iterator[Running]:
 @contextlib.contextmanager
 def starting(target: Path, **settings: Any) -> Iterator[tuple[Running, threading.Thread]]:
     """As `running`, with the thread that ends when the server has stopped."""
-    chosen = ServeSettings(target, port=0, grpc_port=0, **{"threads": 1, "drain_delay_s": 0.0, **settings})
+    own: dict[str, Any] = {"port": 0, "grpc_port": 0, "threads": 1, "drain_delay_s": 0.0}
+    chosen = ServeSettings(target, **{**own, **settings})
     listening, failure, found = threading.Event(), list[BaseException](), list[Running]()
 
     def started(where: Addresses, stopping: Stopping) -> None:
