@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, get_args
 
@@ -163,7 +163,7 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
 
 
 def decode_image(
-    file: Path | BinaryIO, name: str, *, formats: Sequence[str] | None = None, max_pixels: int | None = None
+    file: Path | BinaryIO, name: str, *, formats: tuple[str, ...] | None = None, max_pixels: int | None = None
 ) -> Image.Image:
     """Return an encoded image, decoded, as RGB; see `load_image`.
 

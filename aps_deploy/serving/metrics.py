@@ -23,7 +23,7 @@ _COUNTERS: tuple[tuple[str, str, Callable[[ModelStatistics], int]], ...] = (
         (
             f"nv_inference_{part}_duration_us",
             f"Cumulative {part.replace('_', ' ')} duration of requests",
-            lambda s, part=part: s.parts[part].ns // 1000,  # type: ignore[misc]
+            lambda s, part=part: s.parts[part].ns // 1000,
         )
         for part in ("compute_input", "compute_infer", "compute_output")
     ),

@@ -108,13 +108,15 @@ class Registry:
         self.find(name)
         return [self._served[name][number] for number in self.versions(name)]
 
-    async def load_all(self) -> None:
-        """Load every model, one after the other; what cannot be loaded is listed with its reason."""
+    async def load_all(self) -> dict[str, ApsError]:
+        """Load every model, one after the other; return why those that cannot be loaded, by name, are not served."""
+        failures: dict[str, ApsError] = {}
         for name in self._repository.names():
             try:
                 await self.load(name)
             except ApsError as error:
-                logger.error("model %s is not served: %s", name, error)
+                failures[name] = error
+        return failures
 
     async def load(self, name: str) -> None:
         """Load a model, or load it anew: the old versions answer until the new ones are warm.

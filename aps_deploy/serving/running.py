@@ -144,8 +144,8 @@ async def serve(settings: ServeSettings, *, started: Callable[[Addresses, Stoppi
             _http_server(registry, settings, listener, stopping),
         ):
             where = Addresses(settings.host, listener.getsockname()[1], grpc_port)
-            _announce(where, settings)
             await _load(registry)
+            _announce(where, settings)
             if started is not None:
                 started(where, stopping)
             await stopping.wait()
@@ -166,23 +166,25 @@ def _announce(where: Addresses, settings: ServeSettings) -> None:
 
 
 async def _load(registry: Registry) -> None:
-    await registry.load_all()
+    failures = await registry.load_all()
     if not registry.models():
-        reason = next(entry.reason for entry in registry.index())
-        raise InputError(reason if len(registry.index()) == 1 else f"no model can be served; the first: {reason}")
+        reason = str(next(iter(failures.values())))
+        raise InputError(reason if len(failures) == 1 else f"no model can be served; the first: {reason}")
+    for name, error in failures.items():
+        logger.error("model %s is not served: %s", name, error)
     # What is loaded stays: the collector need not look through it again, which took 50 ms every time.
     gc.collect()
     gc.freeze()
 
 
-def _bound(host: str, port: int) -> socket.socket:
+def _bound(host: str, port: int, option: str = "--port") -> socket.socket:
     try:
         family, _, _, _, address = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)[0]
-        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)  # type: ignore[arg-type]
+        return socket.create_server(address[:2], family=family, backlog=_BACKLOG)
     except (OSError, UnicodeError) as error:
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
         raise InputError(
-            f"cannot listen on {_bracketed(host)}:{port} ({reason}); choose another --host or --port."
+            f"cannot listen on {_bracketed(host)}:{port} ({reason}); choose another --host or {option}."
         ) from None
 
 
@@ -249,11 +251,9 @@ async def _grpc_server(registry: Registry, settings: ServeSettings, stopping: St
     ]
     server = grpc.aio.server(options=options)
     server.add_generic_rpc_handlers((GrpcService(registry, settings).handler(),))
-    address = f"{_bracketed(settings.host)}:{settings.grpc_port}"
-    try:
-        port: int = server.add_insecure_port(address)
-    except RuntimeError:
-        raise InputError(f"cannot listen on {address} for gRPC (is it in use?); choose another --grpc-port.") from None
+    # gRPC would say less, and on standard error, of a port that cannot be had.
+    _bound(settings.host, settings.grpc_port, "--grpc-port").close()
+    port: int = server.add_insecure_port(f"{_bracketed(settings.host)}:{settings.grpc_port}")
     await server.start()
     try:
         yield port

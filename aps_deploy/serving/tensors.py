@@ -85,9 +85,12 @@ def check_shape(name: str, shape: object, max_elements: int) -> tuple[int, ...]:
         InvalidRequestError: it is no list of dimensions.
         TooLargeError: it has more elements than the server takes.
     """
-    is_list = isinstance(shape, Sequence) and not isinstance(shape, (str, bytes))
-    sizes = tuple(shape) if is_list else ()  # type: ignore[arg-type]
-    if not is_list or len(sizes) > _MAX_RANK or not all(type(size) is int and 0 <= size < 1 << 63 for size in sizes):
+    sizes: tuple[Any, ...] = tuple(shape) if isinstance(shape, list) else ()
+    if (
+        not isinstance(shape, list)
+        or len(sizes) > _MAX_RANK
+        or not all(type(size) is int and 0 <= size < 1 << 63 for size in sizes)
+    ):
         raise InvalidRequestError(
             f"the shape of input '{name}' must be a list of at most {_MAX_RANK} integers, 0 or more."
         )
@@ -112,7 +115,7 @@ def tensor_from_bytes(name: str, datatype: str, shape: tuple[int, ...], data: me
             f"{datatype}."
         )
     if datatype == "BOOL":  # any byte but 0 is true; numpy would keep it as it is
-        return (np.frombuffer(data, np.uint8) != 0).reshape(shape)
+        return np.asarray(np.frombuffer(data, np.uint8) != 0).reshape(shape)
     values = np.frombuffer(data, dtype).reshape(shape)
     native = dtype.newbyteorder("=")
     return values if values.flags.aligned and dtype == native else values.astype(native)
