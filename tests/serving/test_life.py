@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
+from tritonclient.utils import InferenceServerException
 
 from aps_deploy.errors import InputError
 from aps_deploy.serving import registry as registry_module
@@ -167,6 +168,33 @@ def test_a_client_that_leaves_is_forgotten(repository: Path) -> None:
         while pending + "0" not in (page := server.request("GET", "/metrics")[2].decode()):
             time.sleep(0.002)
         assert 'nv_inference_request_failure{model="tiny",version="1",reason="CANCELED"} 2' in page
+
+
+def test_a_full_queue_and_a_passed_deadline_are_refused_on_both_protocols(repository: Path) -> None:
+    values = np.zeros((1, 3, 8, 8), np.float32)
+    entry = {"name": "images", "shape": [1, 3, 8, 8], "datatype": "FP32", "data": [0] * 192}
+    # The delay keeps the first request in the queue for good.
+    with running(repository, batch_delay_ms=60_000.0, max_queue=1) as server:
+        expiring = {"inputs": [entry], "parameters": {"timeout": 30_000}}
+        status, answer = server.json("POST", "/v2/models/tiny/infer", expiring)
+        assert status == 503 and "expired after waiting" in answer["error"]
+        with server.client("grpc") as client:
+            tensors = [tensor(CLIENTS["grpc"], "images", values, "FP32")]
+            with pytest.raises(InferenceServerException, match="expired after waiting") as caught:
+                client.infer("tiny", tensors, timeout=30_000)
+            assert caught.value.status() == "StatusCode.UNAVAILABLE"
+            waiting = client.async_infer("tiny", tensors, lambda result, error: None)
+            pending = 'nv_inference_pending_request_count{model="tiny",version="1"} 1'
+            while pending not in server.request("GET", "/metrics")[2].decode():
+                time.sleep(0.002)
+            status, headers, body = server.request("POST", "/v2/models/tiny/infer", json.dumps({"inputs": [entry]}))
+            assert status == 503 and headers["retry-after"] == "1" and b"queue of model 'tiny' is full" in body
+            with pytest.raises(InferenceServerException, match="queue of model 'tiny' is full") as caught:
+                client.infer("tiny", tensors)
+            assert caught.value.status() == "StatusCode.UNAVAILABLE"
+            waiting.cancel()
+        # Another model's queue is its own.
+        assert server.request("POST", INFER, BODY)[0] == 200
 
 
 def test_replacing_a_model_under_load_fails_no_request(own_repository: Path) -> None:
