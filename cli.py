@@ -16,6 +16,7 @@ import typer
 from aps_deploy import options
 from aps_deploy.console import new_app, print_rows
 from aps_deploy.errors import InputError
+from aps_deploy.serving.command import serve
 from aps_deploy.training import options as train_options
 from aps_deploy.training.command import train
 
@@ -301,6 +302,9 @@ def verify(
         if path is not None:
             typer.echo(f"{what}: {path}")
     raise typer.Exit(result.exit_code)
+
+
+app.command()(serve)
 
 
 @app.command()

@@ -153,10 +153,27 @@ def predict_arrays(
         InputError: the session does not take the images.
         ApsError: the model returned no (N, classes) logits, or logits that are not finite.
     """
-    outputs = session.run(images)
-    logits = _checked_logits(outputs, names, session.source)
+    return predictions_from_outputs(session.run(images), names, session.metadata, session.source, top_k=top_k)
+
+
+def predictions_from_outputs(
+    outputs: Outputs, names: Sequence[str], metadata: ModelMetadata, source: str, *, top_k: int = 5
+) -> list[Prediction]:
+    """Return the predictions in what a model returned.
+
+    Args:
+        outputs: ``logits`` (N, classes) float32, and ``polyphase_indices`` (N, L) where the model selects.
+        names: N names for the results.
+        metadata: what the model's file says about itself.
+        source: the file's name, for messages.
+        top_k: how many classes per image.
+
+    Raises:
+        ApsError: there are no (N, classes) logits, or they are not finite.
+    """
+    logits = _checked_logits(outputs, names, source)
     probabilities = softmax(logits)
-    class_names = _class_names(session.metadata, logits.shape[1])
+    class_names = _class_names(metadata, logits.shape[1])
     order = np.argsort(-logits, axis=1, kind="stable")[:, :top_k]
     indices = outputs.get(INDICES)
     return [

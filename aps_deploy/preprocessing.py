@@ -11,7 +11,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any, BinaryIO, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -155,19 +155,44 @@ def load_image(path: str | os.PathLike[str]) -> Image.Image:
     """
     file = Path(path)
     try:
-        with Image.open(file) as image:
-            return image.convert("RGB")
+        return decode_image(file, f"image {file}")
     except FileNotFoundError:
         raise InputError(f"image {file} does not exist.") from None
     except IsADirectoryError:
         raise InputError(f"image {file} is a folder; give the name of an image file.") from None
+
+
+def decode_image(
+    file: Path | BinaryIO, name: str, *, formats: tuple[str, ...] | None = None, max_pixels: int | None = None
+) -> Image.Image:
+    """Return an encoded image, decoded, as RGB; see `load_image`.
+
+    Args:
+        file: path or open file.
+        name: what messages call it.
+        formats: Pillow's names of the formats that are tried; None for all it knows.
+        max_pixels: largest width times height that is decoded; None leaves Pillow's limit.
+
+    Raises:
+        InputError: it is truncated, too large, or no image Pillow can read.
+        FileNotFoundError: there is no such file.
+        IsADirectoryError: it is a folder.
+    """
+    try:
+        with Image.open(file, formats=formats) as image:
+            if max_pixels is not None and image.width * image.height > max_pixels:
+                raise InputError(f"{name} has {image.width}x{image.height} pixels; at most {max_pixels} are decoded.")
+            return image.convert("RGB")
+    except (FileNotFoundError, IsADirectoryError):
+        raise
     except Image.DecompressionBombError as error:
-        raise InputError(f"image {file} is too large to decode ({error}).") from error
+        raise InputError(f"{name} is too large to decode ({error}).") from error
     except (OSError, ValueError, SyntaxError, EOFError, IndexError) as error:
         # Pillow's decoders raise any of these on damaged data (SyntaxError: broken PNG chunks).
         reason = str(error).split(" '", maxsplit=1)[0].split(" <", maxsplit=1)[0]
+        accepted = " or ".join(formats) if formats else "JPEG, PNG, WebP or BMP"
         raise InputError(
-            f"image {file} cannot be read ({reason}); accepted are whole image files such as JPEG, PNG, WebP or BMP."
+            f"{name} cannot be read ({reason}); accepted are whole image files such as {accepted}."
         ) from error
 
 

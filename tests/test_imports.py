@@ -17,10 +17,16 @@ ROOT = Path(__file__).resolve().parent.parent
 BESIDE_THE_PACKAGE = ("training", "export", "plugins")
 
 # None of these may be loaded by --help, nor by naming a verb.
-HEAVY = ("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "tensorrt", "tensorrt_rtx", "matplotlib")
+HEAVY = (
+    *("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "tensorrt", "tensorrt_rtx", "matplotlib"),
+    *("grpc", "tritonclient", "google.protobuf", "uvicorn", "uvloop"),
+)
 
 # Runtimes a machine may lack.
-OPTIONAL = ("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "triton", "hypothesis", "pytest")
+OPTIONAL = (
+    *("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "triton", "hypothesis", "pytest"),
+    *("grpc", "tritonclient", "uvicorn", "uvloop"),
+)
 
 
 def _modules() -> Iterator[str]:
@@ -108,7 +114,9 @@ def test_import_is_light(module: str) -> None:
     assert not loaded, f"import {module} loads {sorted(loaded)}"
 
 
-@pytest.mark.parametrize("arguments", [("--help",), ("--version",), ("export", "--help"), ("train", "--help")])
+@pytest.mark.parametrize(
+    "arguments", [("--help",), ("--version",), ("export", "--help"), ("train", "--help"), ("serve", "--help")]
+)
 def test_help_is_light(arguments: tuple[str, ...]) -> None:
     result = _run(
         """

@@ -94,6 +94,8 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytes
     outputs: dict[str, str] = {}
     for line in COMMANDS:
         _, verb, *arguments = shlex.split(line, comments=True)
+        if verb == "serve":
+            continue  # ends only when it is told to: tests/serving/test_readme.py
         # A saved certificate is judged without running anything.
         smaller = "" if "--from" in arguments else SMALLER[verb]
         result = CliRunner().invoke(app, [verb, *arguments, *shlex.split(smaller)])

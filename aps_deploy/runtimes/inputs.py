@@ -57,10 +57,15 @@ def check_images(images: object, spec: InputSpec, metadata: ModelMetadata, sourc
             f"{source}: images have shape {images.shape}, so {channels} channels; accepted: {spec.channels}, "
             "as (N, channels, height, width)."
         )
-    _check_size(height, width, spec, metadata, source)
+    check_size(height, width, spec, metadata, source)
 
 
-def _check_size(height: int, width: int, spec: InputSpec, metadata: ModelMetadata, source: str) -> None:
+def check_size(height: int, width: int, spec: InputSpec, metadata: ModelMetadata, source: str) -> None:
+    """Do nothing where images of this height and width, in pixels, fit the model.
+
+    Raises:
+        InputError: they do not; the message says what is accepted and the next valid size.
+    """
     fixed = (spec.height or height, spec.width or width)
     if fixed != (height, width):
         raise InputError(f"{source}: images are {height}x{width}; this file takes only {fixed[0]}x{fixed[1]}.")

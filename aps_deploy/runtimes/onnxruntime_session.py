@@ -60,7 +60,7 @@ class OnnxRuntimeSession(BaseSession):
         source: str | None = None,
     ) -> None:
         name = source or (os.fspath(model) if not isinstance(model, bytes) else "the model in memory")
-        self._session = _start(model, device, _options(num_threads), name)
+        self._session = start_session(model, device, session_options(num_threads), name)
         used = tuple(self._session.get_providers())
         description = self._session.get_modelmeta()
         super().__init__(
@@ -76,7 +76,7 @@ class OnnxRuntimeSession(BaseSession):
     def _execute(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         try:
             outputs: list[npt.NDArray[Any]] = self._session.run(None, {self.input_spec.name: images})
-        except _failures() as error:
+        except onnxruntime_errors() as error:
             raise ApsError(
                 f"ONNX Runtime failed on {self.source} with images of shape {images.shape} ({one_line(error)})."
             ) from error
@@ -87,7 +87,12 @@ class OnnxRuntimeSession(BaseSession):
         del self._session
 
 
-def _options(num_threads: int | None) -> Any:
+def session_options(num_threads: int | None) -> Any:
+    """Return ONNX Runtime's options for a session whose results can be repeated.
+
+    Raises:
+        InputError: the number of threads is not positive.
+    """
     import onnxruntime
 
     if num_threads is not None and num_threads < 1:
@@ -103,8 +108,12 @@ def _options(num_threads: int | None) -> Any:
     return options
 
 
-def _start(model: str | os.PathLike[str] | bytes, device: Device | None, options: Any, name: str) -> Any:
-    """Return a session on the wanted device; what it truly runs on is what the session itself reports."""
+def start_session(model: str | os.PathLike[str] | bytes, device: Device | None, options: Any, name: str) -> Any:
+    """Return an ONNX Runtime session on the wanted device; what it truly runs on is what the session itself reports.
+
+    Raises:
+        InputError: the file is missing or no ONNX file, or CUDA was asked for and is not there.
+    """
     import onnxruntime
 
     if not isinstance(model, bytes) and not Path(model).is_file():
@@ -144,7 +153,7 @@ def _create_on_cpu(content: str | bytes, options: Any, name: str) -> Any:
             f"operators ({one_line(error)}); use --runtime onnx-reference, which is slow and has all of them, or "
             "export another precision."
         ) from error
-    except _failures() as error:
+    except onnxruntime_errors() as error:
         raise InputError(
             f"{name} is not an ONNX file that ONNX Runtime can load ({one_line(error)}); export it again."
         ) from error
@@ -155,7 +164,7 @@ def _try_cuda(content: str | bytes, options: Any) -> tuple[Any, str]:
     try:
         with _cuda_start():
             session = _create(content, options, [(_CUDA, _CUDA_OPTIONS), _CPU])
-    except _failures() as error:
+    except onnxruntime_errors() as error:
         return None, one_line(error)
     if _CUDA in session.get_providers():
         return session, ""
@@ -204,7 +213,7 @@ def _declared_precision(content: str | bytes) -> str | None:
         return None
 
 
-def _failures() -> tuple[type[Exception], ...]:
+def onnxruntime_errors() -> tuple[type[Exception], ...]:
     """Return every exception ONNX Runtime raises; they have no common base of their own."""
     from onnxruntime.capi import onnxruntime_pybind11_state as state
 

@@ -1,0 +1,111 @@
+"""The command `aps-deploy serve`: its options, and nothing that is not needed to show its help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from aps_deploy import options
+from aps_deploy.serving.settings import Batching, ServeSettings
+
+
+def serve(
+    target: Annotated[
+        Path,
+        typer.Argument(
+            metavar="FILE|REPOSITORY",
+            help="ONNX file, or folder in Triton's layout (NAME/1/model.onnx).",
+            show_default=False,
+        ),
+    ],
+    host: Annotated[str, typer.Option("--host", metavar="ADDRESS", help="Address to listen on.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option("--port", metavar="N", help="HTTP port; 0 takes a free one.")] = 8000,
+    grpc_port: Annotated[int, typer.Option("--grpc-port", metavar="N", help="gRPC port; 0 takes a free one.")] = 8001,
+    grpc: Annotated[bool, typer.Option("--grpc/--no-grpc", help="Whether to serve gRPC.")] = True,
+    device: options.Device = None,
+    threads: Annotated[
+        int | None, typer.Option("--threads", metavar="N", help="Threads of one run [default: the cores, shared].")
+    ] = None,
+    instances: Annotated[int, typer.Option("--instances", metavar="N", help="Sessions per model.")] = 1,
+    max_batch: Annotated[int, typer.Option("--max-batch", metavar="N", help="Most images in one run.")] = 16,
+    batch_delay_ms: Annotated[
+        float, typer.Option("--batch-delay-ms", metavar="MS", help="How long a request waits for others.")
+    ] = 0.0,
+    batching: Annotated[
+        Batching,
+        typer.Option("--batching", help="Join requests where that changes no bit of an answer, always, or never."),
+    ] = "exact",
+    max_queue: Annotated[
+        int, typer.Option("--max-queue", metavar="N", help="Requests that may wait per model; more are refused.")
+    ] = 256,
+    deadline_ms: Annotated[
+        float, typer.Option("--deadline-ms", metavar="MS", help="How long a request may wait.")
+    ] = 10_000.0,
+    max_body_mb: Annotated[
+        float, typer.Option("--max-body-mb", metavar="MB", help="Largest request body, also decompressed.")
+    ] = 64.0,
+    max_image_megapixels: Annotated[
+        float, typer.Option("--max-image-megapixels", metavar="N", help="Largest image that is decoded.")
+    ] = 50.0,
+    max_elements: Annotated[
+        int, typer.Option("--max-elements", metavar="N", help="Most tensor elements in one request.")
+    ] = 1 << 24,
+    drain_delay_s: Annotated[
+        float,
+        typer.Option("--drain-delay-s", metavar="S", help="After SIGTERM: not ready, but still open, for so long."),
+    ] = 0.5,
+    drain_s: Annotated[
+        float, typer.Option("--drain-s", metavar="S", help="How long accepted requests may take after that.")
+    ] = 30.0,
+    token_file: Annotated[
+        Path | None,
+        typer.Option(
+            "--token-file",
+            metavar="FILE",
+            help="File with the bearer token that clients must send [default: the variable APS_DEPLOY_TOKEN, or none].",
+        ),
+    ] = None,
+    allow_control: Annotated[bool, typer.Option("--allow-control", help="Let clients load and unload models.")] = False,
+    access_log: Annotated[
+        bool, typer.Option("--access-log", help="Log answered requests too, not only refused ones.")
+    ] = False,
+) -> None:
+    """Serve models over HTTP and gRPC.
+
+    Speaks the Open Inference Protocol v2 with Triton's extensions, so that tritonclient and curl work unchanged, and
+    takes JPEG and PNG files at /v1/classify. Joins requests into batches, and drains them when it is stopped.
+    """
+    from aps_deploy.serving.access import read_token
+    from aps_deploy.serving.request_log import log_as_json
+    from aps_deploy.serving.running import Addresses, run_server
+
+    settings = ServeSettings(
+        target=target,
+        host=host,
+        port=port,
+        grpc_port=grpc_port if grpc else None,
+        device=device,
+        threads=threads,
+        instances=instances,
+        max_batch=max_batch,
+        batch_delay_ms=batch_delay_ms,
+        batching=batching,
+        max_queue=max_queue,
+        deadline_ms=deadline_ms,
+        max_body_mb=max_body_mb,
+        max_image_megapixels=max_image_megapixels,
+        max_elements=max_elements,
+        drain_delay_s=drain_delay_s,
+        drain_s=drain_s,
+        token=read_token(token_file),
+        allow_control=allow_control,
+        access_log=access_log,
+    )
+
+    def ready(where: Addresses) -> None:
+        typer.echo(f"ready: {where.url}" + ("" if where.grpc_port is None else f", gRPC on port {where.grpc_port}"))
+
+    log_as_json()
+    run_server(settings, started=ready)

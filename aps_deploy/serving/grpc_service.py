@@ -1,0 +1,208 @@
+"""The gRPC side of the server: the same answers as `aps_deploy.serving.http_app`, from the stubs of `tritonclient`.
+
+The stubs are not made anew: two copies of the protocol's messages cannot live in one process, and a process that
+serves may also be a client.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+from aps_deploy.errors import ApsError
+from aps_deploy.serving.access import Gate
+from aps_deploy.serving.errors import ServingError, serving_error_of
+from aps_deploy.serving.grpc_inference import (
+    Message,
+    fill_response,
+    request_deadline_ns,
+    request_tensors,
+    requested_outputs,
+)
+from aps_deploy.serving.http_app import check_control, server_metadata
+from aps_deploy.serving.registry import Registry
+from aps_deploy.serving.request_log import RequestIds, RequestLog
+from aps_deploy.serving.settings import ServeSettings
+
+_SERVICE = "inference.GRPCInferenceService"
+
+_MAX_STREAMED = 64
+"""Requests of one stream that are read ahead of its answers, so that they can share runs."""
+
+Method = Callable[[Message, Any], Awaitable[Message]]
+
+
+class GrpcService:
+    """The methods of the protocol's service; what is not here (shared memory, traces) answers UNIMPLEMENTED.
+
+    Args:
+        registry: the models.
+        settings: the server's.
+    """
+
+    def __init__(self, registry: Registry, settings: ServeSettings) -> None:
+        from tritonclient.grpc import service_pb2
+
+        self._messages = service_pb2
+        self._registry = registry
+        self._settings = settings
+        self._gate = Gate(settings.token)
+        self._ids = RequestIds()
+        self._log = RequestLog(with_answers=settings.access_log)
+
+    def handler(self) -> Any:
+        """Return the handler to add to a `grpc.aio` server."""
+        import grpc
+
+        unary: dict[str, Method] = {
+            "ServerLive": self._server_live,
+            "ServerReady": self._server_ready,
+            "ModelReady": self._model_ready,
+            "ServerMetadata": self._server_metadata,
+            "ModelMetadata": self._model_metadata,
+            "ModelInfer": self._model_infer,
+            "ModelConfig": self._model_config,
+            "ModelStatistics": self._model_statistics,
+            "RepositoryIndex": self._repository_index,
+            "RepositoryModelLoad": self._repository_load,
+            "RepositoryModelUnload": self._repository_unload,
+        }
+        methods = {
+            name: grpc.unary_unary_rpc_method_handler(
+                self._guarded(name, method), *self._coders(f"{name}Request", f"{name}Response")
+            )
+            for name, method in unary.items()
+        }
+        methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
+            self._stream, *self._coders("ModelInferRequest", "ModelStreamInferResponse")
+        )
+        return grpc.method_handlers_generic_handler(_SERVICE, methods)
+
+    def _coders(self, request: str, response: str) -> tuple[Any, Any]:
+        return getattr(self._messages, request).FromString, getattr(self._messages, response).SerializeToString
+
+    def _guarded(self, name: str, method: Method) -> Method:
+        """Return the method behind the token, with errors turned into gRPC's statuses."""
+        import grpc
+
+        needs_token = name not in ("ServerLive", "ServerReady")
+
+        async def call(request: Message, context: Any) -> Message:
+            started_ns, metadata = time.monotonic_ns(), dict(context.invocation_metadata())
+            request_id = self._ids.name(metadata.get("x-request-id"))
+            try:
+                if needs_token:
+                    self._gate.check(metadata.get("authorization"))
+                response = await method(request, context)
+            except asyncio.CancelledError:
+                self._log.finished(request_id, name, "CANCELLED", started_ns, "the client left")
+                raise
+            except ApsError as refusal:
+                error = serving_error_of(refusal)
+            except Exception:
+                error = ServingError(self._log.broken(request_id, name))
+            else:
+                self._log.finished(request_id, name, "OK", started_ns, None)
+                return response
+            self._log.finished(request_id, name, error.grpc_status, started_ns, str(error))
+            trailing = (("x-request-id", request_id),)
+            await context.abort(grpc.StatusCode[error.grpc_status], str(error), trailing_metadata=trailing)
+
+        return call
+
+    async def _server_live(self, request: Message, context: Any) -> Message:
+        return self._messages.ServerLiveResponse(live=True)
+
+    async def _server_ready(self, request: Message, context: Any) -> Message:
+        return self._messages.ServerReadyResponse(ready=self._registry.is_ready)
+
+    async def _model_ready(self, request: Message, context: Any) -> Message:
+        try:
+            self._registry.find(request.name, request.version)
+        except ServingError:
+            return self._messages.ModelReadyResponse(ready=False)
+        return self._messages.ModelReadyResponse(ready=True)
+
+    async def _server_metadata(self, request: Message, context: Any) -> Message:
+        return self._messages.ServerMetadataResponse(**server_metadata())
+
+    async def _model_metadata(self, request: Message, context: Any) -> Message:
+        model = self._registry.find(request.name, request.version)
+        return self._messages.ModelMetadataResponse(**model.metadata(self._registry.versions(request.name)))
+
+    async def _model_config(self, request: Message, context: Any) -> Message:
+        return self._messages.ModelConfigResponse(config=self._registry.find(request.name, request.version).config)
+
+    async def _model_statistics(self, request: Message, context: Any) -> Message:
+        found = self._registry.all(request.name, request.version) if request.name else self._registry.models()
+        return self._messages.ModelStatisticsResponse(model_stats=[model.statistics_dict() for model in found])
+
+    async def _repository_index(self, request: Message, context: Any) -> Message:
+        entries = self._registry.index(only_ready=request.ready)
+        return self._messages.RepositoryIndexResponse(models=[entry.to_dict() for entry in entries])
+
+    async def _repository_load(self, request: Message, context: Any) -> Message:
+        check_control(self._settings, request.parameters)
+        await self._registry.load(request.model_name)
+        return self._messages.RepositoryModelLoadResponse()
+
+    async def _repository_unload(self, request: Message, context: Any) -> Message:
+        check_control(self._settings, request.parameters)
+        await self._registry.unload(request.model_name)
+        return self._messages.RepositoryModelUnloadResponse()
+
+    async def _model_infer(self, request: Message, context: Any) -> Message:
+        arrived_ns = time.monotonic_ns()
+        model = self._registry.find(request.model_name, request.model_version)
+        tensors = request_tensors(model, request, self._settings.max_elements)
+        requested = requested_outputs(request)
+        model.check_outputs(requested)
+        deadline_ns = request_deadline_ns(request, arrived_ns, context.time_remaining())
+        # gRPC cancels this call when the client leaves, and with it the future: the request is dropped.
+        outputs = await model.submit(tensors, deadline_ns=deadline_ns, arrived_ns=arrived_ns)
+        response = self._messages.ModelInferResponse()
+        return fill_response(response, model, request.id, model.select_outputs(outputs, requested))
+
+    async def _stream(self, requests: AsyncIterator[Message], context: Any) -> AsyncIterator[Message]:
+        """Answer a stream of requests in their order; a refused one gets its sentence and the stream goes on."""
+        import grpc
+
+        try:
+            self._gate.check(dict(context.invocation_metadata()).get("authorization"))
+        except ServingError as error:
+            await context.abort(grpc.StatusCode[error.grpc_status], str(error))
+        running: asyncio.Queue[asyncio.Task[Message] | None] = asyncio.Queue(_MAX_STREAMED)
+
+        async def read() -> None:
+            async for request in requests:
+                await running.put(asyncio.create_task(self._streamed(request, context)))
+            await running.put(None)
+
+        reader = asyncio.create_task(read())
+        try:
+            while (task := await running.get()) is not None:
+                yield await task
+        finally:
+            reader.cancel()
+            while not running.empty():
+                left = running.get_nowait()
+                if left is not None:
+                    left.cancel()
+
+    async def _streamed(self, request: Message, context: Any) -> Message:
+        response = self._messages.ModelStreamInferResponse()
+        started_ns, request_id = time.monotonic_ns(), self._ids.name(None)
+        error, status = None, "OK"
+        try:
+            response.infer_response.CopyFrom(await self._model_infer(request, context))
+        except ApsError as refusal:
+            told = serving_error_of(refusal)
+            error, status = str(told), told.grpc_status
+        except Exception:
+            error, status = self._log.broken(request_id, "ModelStreamInfer"), "INTERNAL"
+        if error is not None:
+            response.error_message, response.infer_response.id = error, request.id
+        self._log.finished(request_id, "ModelStreamInfer", status, started_ns, error)
+        return response

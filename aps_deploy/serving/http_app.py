@@ -1,0 +1,226 @@
+"""The HTTP side of the server: an ASGI application with the Open Inference Protocol v2 and Triton's extensions."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import time
+from collections.abc import Awaitable, Callable, Iterable, Mapping
+from typing import Any
+
+from aps_deploy import __version__
+from aps_deploy.errors import ApsError
+from aps_deploy.serving.access import Gate
+from aps_deploy.serving.classify import classification, image_tensors
+from aps_deploy.serving.errors import (
+    ForbiddenError,
+    InvalidRequestError,
+    MethodNotAllowedError,
+    NotFoundError,
+    ServingError,
+    UnavailableError,
+    serving_error_of,
+)
+from aps_deploy.serving.http_inference import HEADER_LENGTH, inference_response, parse_inference
+from aps_deploy.serving.http_messages import (
+    ClientGoneError,
+    Receive,
+    Request,
+    Response,
+    Send,
+    error_response,
+    json_object,
+    json_response,
+)
+from aps_deploy.serving.metrics import CONTENT_TYPE, metrics_page
+from aps_deploy.serving.registry import Registry
+from aps_deploy.serving.request_log import RequestIds, RequestLog
+from aps_deploy.serving.settings import ServeSettings
+
+SERVER_NAME = "aps-deploy"
+EXTENSIONS = ("classification", "model_repository", "model_configuration", "binary_tensor_data", "statistics")
+"""Triton's extensions that are spoken here; ``model_repository(unload_dependents)`` and the like are not."""
+
+_CLIENT_CLOSED_REQUEST = 499  # nginx's number for it; nobody receives it, it stands in the log
+
+Handler = Callable[..., Awaitable[Response]]
+
+
+def server_metadata() -> dict[str, Any]:
+    """Return the protocol's server metadata."""
+    return {"name": SERVER_NAME, "version": __version__, "extensions": list(EXTENSIONS)}
+
+
+class HttpApp:
+    """The ASGI application.
+
+    Args:
+        registry: the models.
+        settings: the server's.
+    """
+
+    def __init__(self, registry: Registry, settings: ServeSettings) -> None:
+        self._registry = registry
+        self._settings = settings
+        self._gate = Gate(settings.token)
+        self._ids = RequestIds()
+        self._log = RequestLog(with_answers=settings.access_log)
+        self._num_decoding = 0
+        model = r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?"
+        self._routes: list[tuple[str, re.Pattern[str], Handler]] = [
+            (method, re.compile(path), handler)
+            for method, path, handler in (
+                ("POST", rf"{model}/infer", self._infer),
+                ("POST", r"/v1(?:/models/(?P<name>[^/]+))?/classify", self._classify),
+                ("GET", r"/v2/health/live", self._live),
+                ("GET", r"/v2/health/ready", self._ready),
+                ("GET", r"/v2/?", self._server_metadata),
+                ("GET", r"/v2/models/stats", self._all_statistics),
+                ("GET", rf"{model}/ready", self._model_ready),
+                ("GET", rf"{model}/config", self._model_config),
+                ("GET", rf"{model}/stats", self._model_statistics),
+                ("GET", model, self._model_metadata),
+                ("POST", r"/v2/repository/index", self._index),
+                ("POST", r"/v2/repository/models/(?P<name>[^/]+)/(?P<change>load|unload)", self._change),
+                ("GET", r"/metrics", self._metrics),
+            )
+        ]
+
+    async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
+        """Answer one request."""
+        if scope["type"] != "http":
+            return  # uvicorn refuses WebSockets where nobody accepts them
+        started_ns = time.monotonic_ns()
+        given_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+        request = Request(scope, receive, self._ids.name(given_id), started_ns)
+        what, error, closes = f"{request.method} {request.path}", None, self._registry.is_draining
+        try:
+            response = await self._answer(request)
+        except ClientGoneError:
+            self._log.finished(request.request_id, what, _CLIENT_CLOSED_REQUEST, started_ns, "the client left")
+            return
+        except ApsError as refusal:
+            told = serving_error_of(refusal)
+            response, error = error_response(told), str(told)
+            closes = closes or told.http_status == 408  # the rest of the body may never come
+        except Exception:
+            error = self._log.broken(request.request_id, what)
+            response = error_response(ServingError(error))
+        await response.send(send, request, closes=closes)
+        self._log.finished(request.request_id, what, response.status, started_ns, error)
+
+    async def _answer(self, request: Request) -> Response:
+        allowed = []
+        for method, pattern, handler in self._routes:
+            match = pattern.fullmatch(request.path)
+            if match is None:
+                continue
+            if method != request.method:
+                allowed.append(method)
+                continue
+            # Probes carry no token, and are told nothing but yes or no.
+            if handler not in (self._live, self._ready):
+                self._gate.check(request.header(b"authorization"))
+            return await handler(request, **match.groupdict())
+        if allowed:
+            raise MethodNotAllowedError(f"{request.path} takes {' or '.join(allowed)}, not {request.method}.")
+        raise NotFoundError(f"there is no {request.method} {request.path}.")
+
+    async def _infer(self, request: Request, name: str, version: str | None) -> Response:
+        body = await self._body(request)
+        model = self._registry.find(name, version or "")
+        parsed = parse_inference(model, body, request.header(HEADER_LENGTH), self._settings.max_elements)
+        deadline = None if parsed.timeout_ns is None else request.arrived_ns + parsed.timeout_ns
+        answer = model.submit(parsed.tensors, deadline_ns=deadline, arrived_ns=request.arrived_ns)
+        outputs = await request.wait_for(answer)
+        return inference_response(model, parsed, model.select_outputs(outputs, parsed.outputs))
+
+    async def _classify(self, request: Request, name: str | None) -> Response:
+        top_k = _positive(request.query("top_k") or "5", "top_k")
+        data = await self._body(request)
+        model = self._registry.find(self._only_model() if name is None else name)
+        if self._num_decoding >= self._settings.max_queue:
+            raise UnavailableError(f"{self._num_decoding} images wait to be decoded; try again later.")
+        self._num_decoding += 1
+        try:
+            tensors = await asyncio.to_thread(image_tensors, model, data, self._settings.max_image_pixels)
+        finally:
+            self._num_decoding -= 1
+        outputs = await request.wait_for(model.submit(tensors, arrived_ns=request.arrived_ns))
+        return json_response(classification(model, outputs, top_k=top_k))
+
+    def _only_model(self) -> str:
+        names = sorted({model.name for model in self._registry.models()})
+        if len(names) != 1:
+            raise InvalidRequestError(
+                f"name one of the models ({', '.join(names) or 'none is ready'}): POST /v1/models/NAME/classify."
+            )
+        return names[0]
+
+    async def _live(self, request: Request) -> Response:
+        return Response()
+
+    async def _ready(self, request: Request) -> Response:
+        return Response(status=200 if self._registry.is_ready else 400)
+
+    async def _server_metadata(self, request: Request) -> Response:
+        return json_response(server_metadata())
+
+    async def _model_ready(self, request: Request, name: str, version: str | None) -> Response:
+        self._registry.find(name, version or "")
+        return Response()
+
+    async def _model_metadata(self, request: Request, name: str, version: str | None) -> Response:
+        model = self._registry.find(name, version or "")
+        return json_response(model.metadata(self._registry.versions(name)))
+
+    async def _model_config(self, request: Request, name: str, version: str | None) -> Response:
+        return json_response(self._registry.find(name, version or "").config_dict())
+
+    async def _model_statistics(self, request: Request, name: str, version: str | None) -> Response:
+        return json_response({"model_stats": [model.statistics_dict() for model in self._registry.all(name, version)]})
+
+    async def _all_statistics(self, request: Request) -> Response:
+        return json_response({"model_stats": [model.statistics_dict() for model in self._registry.models()]})
+
+    async def _index(self, request: Request) -> Response:
+        only_ready = json_object(await self._body(request)).get("ready", False)
+        if not isinstance(only_ready, bool):
+            raise InvalidRequestError("'ready' must be true or false.")
+        return json_response([entry.to_dict() for entry in self._registry.index(only_ready=only_ready)])
+
+    async def _change(self, request: Request, name: str, change: str) -> Response:
+        parameters = json_object(await self._body(request)).get("parameters") or {}
+        if not isinstance(parameters, dict):
+            raise InvalidRequestError("'parameters' must be an object.")
+        check_control(self._settings, parameters)
+        await (self._registry.load(name) if change == "load" else self._registry.unload(name))
+        return Response()
+
+    async def _metrics(self, request: Request) -> Response:
+        page = metrics_page(self._registry.models(), is_ready=self._registry.is_ready)
+        return Response(page.encode(), content_type=CONTENT_TYPE)
+
+    async def _body(self, request: Request) -> bytes:
+        return await request.body(self._settings.max_body_bytes, self._settings.body_timeout_s)
+
+
+def check_control(settings: ServeSettings, parameters: Iterable[str]) -> None:
+    """Do nothing where clients may load and unload models.
+
+    Raises:
+        ForbiddenError: they may not, or the request wants another file or configuration than the repository's.
+    """
+    if not settings.allow_control:
+        raise ForbiddenError("explicit model load / unload is not allowed; start the server with --allow-control.")
+    overrides = set(parameters) - {"unload_dependents"}
+    if overrides:
+        raise ForbiddenError(
+            f"models are loaded as the repository has them; {', '.join(sorted(overrides))} is refused."
+        )
+
+
+def _positive(text: str, name: str) -> int:
+    if not (text.isascii() and text.isdigit() and len(text) < 10 and int(text) > 0):
+        raise InvalidRequestError(f"{name} is {text!r}; it must be a positive number.")
+    return int(text)

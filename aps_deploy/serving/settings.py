@@ -1,0 +1,95 @@
+"""Everything the server can be told, checked before a port is opened."""
+
+from __future__ import annotations
+
+import dataclasses
+from pathlib import Path
+from typing import Literal, get_args
+
+from aps_deploy.errors import InputError
+
+Batching = Literal["exact", "always", "never"]
+
+
+@dataclasses.dataclass(frozen=True)
+class ServeSettings:
+    """What to serve, where, and within which limits.
+
+    Attributes:
+        target: an ONNX file, or a folder in Triton's layout.
+        host: address to listen on.
+        port: HTTP port; 0 takes a free one.
+        grpc_port: gRPC port; 0 takes a free one, None serves no gRPC.
+        device: ``cpu``, ``cuda`` or None: CUDA where it works.
+        threads: threads of one run; None shares the cores among the instances.
+        instances: sessions per model, each on its own thread.
+        max_batch: most images in one run.
+        batch_delay_ms: how long the first image of a batch waits for others.
+        batching: which models join requests: those whose answers do not depend on it (``exact``), all, or none.
+        max_queue: requests that may wait per model; more are refused.
+        deadline_ms: how long a request may wait before it is refused; None for ever.
+        max_body_mb: largest request body, compressed or not, in MiB.
+        max_image_megapixels: largest image that is decoded.
+        max_elements: most tensor elements in one request.
+        body_timeout_s: how long the body of a request may take to arrive.
+        drain_delay_s: how long SIGTERM leaves the ports open after readiness went off.
+        drain_s: how long accepted requests may take after the ports closed.
+        token: what clients must send as ``Authorization: Bearer TOKEN``; None lets everybody in.
+        allow_control: whether clients may load and unload models.
+        access_log: whether answered requests are logged, not only refused and failed ones.
+    """
+
+    target: Path
+    host: str = "127.0.0.1"
+    port: int = 8000
+    grpc_port: int | None = 8001
+    device: str | None = None
+    threads: int | None = None
+    instances: int = 1
+    max_batch: int = 16
+    batch_delay_ms: float = 0.0
+    batching: Batching = "exact"
+    max_queue: int = 256
+    deadline_ms: float | None = 10_000.0
+    max_body_mb: float = 64.0
+    max_image_megapixels: float = 50.0
+    max_elements: int = 1 << 24
+    body_timeout_s: float = 30.0
+    drain_delay_s: float = 0.5
+    drain_s: float = 30.0
+    token: str | None = dataclasses.field(default=None, repr=False)
+    allow_control: bool = False
+    access_log: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("instances", "max_batch", "max_queue", "max_elements"):
+            _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
+        for name in ("max_body_mb", "max_image_megapixels", "body_timeout_s"):
+            _check(name, getattr(self, name), getattr(self, name) > 0, "more than 0")
+        for name in ("batch_delay_ms", "drain_delay_s", "drain_s"):
+            _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        for name in ("port", "grpc_port"):
+            value = getattr(self, name)
+            _check(name, value, value is None or 0 <= value < 1 << 16, "0 to 65535")
+        _check("threads", self.threads, self.threads is None or self.threads >= 1, "at least 1")
+        _check("deadline_ms", self.deadline_ms, self.deadline_ms is None or self.deadline_ms > 0, "more than 0")
+        _check("batching", self.batching, self.batching in get_args(Batching), ", ".join(get_args(Batching)))
+        if self.port and self.port == self.grpc_port:
+            raise InputError(f"--port and --grpc-port are both {self.port}; give two different ones.")
+        if self.token is not None and (not self.token or not self.token.isascii() or not self.token.isprintable()):
+            raise InputError("the token is empty or holds characters that no header may carry; use letters and digits.")
+
+    @property
+    def max_body_bytes(self) -> int:
+        """Largest request body in bytes."""
+        return int(self.max_body_mb * (1 << 20))
+
+    @property
+    def max_image_pixels(self) -> int:
+        """Largest image in pixels."""
+        return int(self.max_image_megapixels * 1e6)
+
+
+def _check(name: str, value: object, is_valid: bool, accepted: str) -> None:
+    if not is_valid:
+        raise InputError(f"--{name.replace('_', '-')} is {value!r}; accepted: {accepted}.")

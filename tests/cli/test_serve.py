@@ -1,0 +1,97 @@
+"""What `aps-deploy serve` refuses, in one sentence, before it serves anything."""
+
+from __future__ import annotations
+
+import importlib.util
+import socket
+from collections.abc import Iterator
+from importlib.machinery import ModuleSpec
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from aps_deploy.cli import app
+from aps_deploy.serving.settings import ServeSettings
+from tests.cli.conftest import Invoke
+from tests.cli.test_bad_input import is_one_sentence
+
+FREE_PORTS = ("--port", "0", "--grpc-port", "0")
+
+
+@pytest.fixture
+def taken() -> Iterator[int]:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        yield listener.getsockname()[1]
+
+
+@pytest.mark.parametrize("option", ["--port", "--grpc-port"])
+def test_a_port_in_use(invoke: Invoke, foreign_onnx: Path, taken: int, option: str) -> None:
+    result = invoke("serve", foreign_onnx, *FREE_PORTS, option, str(taken))
+    is_one_sentence(result, f"127.0.0.1:{taken}", "in use", option)
+
+
+def test_a_host_that_is_not_here(invoke: Invoke, foreign_onnx: Path) -> None:
+    is_one_sentence(invoke("serve", foreign_onnx, *FREE_PORTS, "--host", "192.0.2.1"), "cannot listen on 192.0.2.1")
+
+
+def test_what_is_not_there(invoke: Invoke, tmp_path: Path) -> None:
+    is_one_sentence(invoke("serve", tmp_path / "nothing", *FREE_PORTS), "nothing does not exist")
+    is_one_sentence(invoke("serve", tmp_path, *FREE_PORTS), "holds no model", "NAME/1/model.onnx")
+
+
+def test_what_is_no_onnx_file(invoke: Invoke, tmp_path: Path, checkpoint: Path) -> None:
+    broken = tmp_path / "broken.onnx"
+    broken.write_bytes(b"no model")
+    is_one_sentence(invoke("serve", broken, *FREE_PORTS), "broken.onnx is not an ONNX file")
+    is_one_sentence(invoke("serve", checkpoint, *FREE_PORTS), "is no ONNX file", "aps-deploy export")
+
+
+@pytest.mark.parametrize("module", ["uvicorn", "grpc", "tritonclient"])
+def test_the_extra_is_not_installed(
+    invoke: Invoke, foreign_onnx: Path, monkeypatch: pytest.MonkeyPatch, module: str
+) -> None:
+    find = importlib.util.find_spec
+
+    def find_others(name: str, *arguments: Any) -> ModuleSpec | None:
+        return None if name == module else find(name, *arguments)
+
+    monkeypatch.setattr(importlib.util, "find_spec", find_others)
+    is_one_sentence(invoke("serve", foreign_onnx), "is not installed", 'pip install "aps-deploy[serve]"')
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--max-batch", "0"), "--max-batch is 0; accepted: at least 1"),
+        (("--max-queue", "-1"), "--max-queue is -1"),
+        (("--deadline-ms", "0"), "--deadline-ms is 0.0"),
+        (("--port", "65536"), "--port is 65536; accepted: 0 to 65535"),
+        (("--port", "9000", "--grpc-port", "9000"), "both 9000"),
+        (("--token-file", "no-such-file"), "the token file no-such-file cannot be read"),
+        (("--device", "tpu", *FREE_PORTS), "unknown device 'tpu'"),
+    ],
+)
+def test_wrong_options(invoke: Invoke, foreign_onnx: Path, arguments: tuple[str, ...], words: str) -> None:
+    is_one_sentence(invoke("serve", foreign_onnx, *arguments), words)
+
+
+def test_options_reach_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    seen: list[ServeSettings] = []
+    monkeypatch.setattr("aps_deploy.serving.running.run_server", lambda settings, started: seen.append(settings))
+    monkeypatch.setenv("APS_DEPLOY_TOKEN", "of-the-environment")
+    options = ["--no-grpc", "--max-batch", "3", "--batching", "never", "--allow-control", "--instances", "2"]
+    result = CliRunner().invoke(app, ["serve", str(tmp_path), *options])
+    assert result.exit_code == 0, result.output
+    (settings,) = seen
+    assert settings == ServeSettings(
+        tmp_path,
+        grpc_port=None,
+        max_batch=3,
+        batching="never",
+        allow_control=True,
+        instances=2,
+        token="of-the-environment",
+    )
+    assert "of-the-environment" not in result.output

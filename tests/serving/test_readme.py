@@ -1,0 +1,72 @@
+"""What the README says of serving, typed as it stands there but for the ports."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from tests.runtimes import graphs
+
+ROOT = Path(__file__).parents[2]
+README = (ROOT / "README.md").read_text(encoding="utf-8")
+SECTION = README[README.index("## Serve it") : README.index("The package brings 256")]
+LINES = [line[4:] for line in SECTION.splitlines() if line.startswith("    ")]
+(SERVE,) = [line for line in LINES if line.startswith("aps-deploy ")]
+CURL = [line for line in LINES if line.startswith("curl ")]
+CODE = "\n".join(LINES[LINES.index("import numpy as np") :])
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder in which a reader is, with his model and his picture."""
+    path = tmp_path_factory.mktemp("reader")
+    graphs.save(graphs.classifier(), path / "photos.onnx")
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 30, 3), dtype=np.uint8)
+    Image.fromarray(pixels).save(path / "picture.jpg")
+    return path
+
+
+@pytest.fixture(scope="module")
+def port(folder: Path) -> Iterator[str]:
+    """Run the command on free ports; yield the HTTP one."""
+    _, *arguments = shlex.split(SERVE)
+    command = [sys.executable, "-m", "aps_deploy.cli", *arguments, "--port", "0", "--grpc-port", "0"]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder, env=environment) as process:
+        try:
+            assert process.stdout is not None
+            match = re.match(r"ready: http://127\.0\.0\.1:(\d+)", process.stdout.readline())
+            assert match is not None
+            yield match[1]
+        finally:
+            process.terminate()
+            assert process.wait(60) == 0
+
+
+@pytest.mark.parametrize("line", CURL)
+def test_curl(line: str, folder: Path, port: str) -> None:
+    if shutil.which("curl") is None:
+        pytest.skip("there is no curl here")
+    command = shlex.split(line.replace(":8000", f":{port}"))
+    result = subprocess.run([*command, "--silent"], capture_output=True, text=True, cwd=folder, check=False)
+    assert result.returncode == 0
+    assert not result.stdout.startswith('{"error"')
+    if "classify" in line:
+        assert '"scores"' in result.stdout and graphs.CLASS_NAMES[0] in result.stdout
+
+
+def test_the_client(port: str) -> None:
+    command = [sys.executable, "-c", CODE.replace(":8000", f":{port}")]
+    result = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert result.returncode == 0, result.stderr
+    assert re.fullmatch(r"\[\[[-+.e0-9 ]+\]\]\n", result.stdout)
