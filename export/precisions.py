@@ -65,9 +65,7 @@ def resolve_opset(opset: int | None, precision: Precision) -> int:
     if opset is None:
         return accepted[0]
     if opset not in accepted:
-        reason = _OPSET_REASONS.get(
-            precision, "circular padding and the runtimes work from 20 on, and 23 is the newest"
-        )
+        reason = _OPSET_REASONS[precision]
         raise InputError(f"opset {opset} is not available for {precision}: {reason}; use {accepted[0]}.")
     return opset
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,8 @@ from aps_deploy.training.settings import TrainSettings
 from aps_deploy.training.state import STATE_FILE, Position, save_state
 from aps_deploy.training.step import Trainer
 
-try:
+if sys.platform != "win32":
     import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
 
 LAST_FILE = "last.safetensors"
 BEST_FILE = "best.safetensors"
@@ -68,8 +67,8 @@ def owned_out_dir(out_dir: Path, *, is_new: bool) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
-    if fcntl is None:
-        yield  # Windows cannot open a folder
+    if sys.platform == "win32":
+        yield  # a folder cannot be opened there
         return
     descriptor = os.open(folder, os.O_RDONLY)
     try:
