@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aps_deploy.errors import InputError
 from aps_deploy.models import ResNet, create_model, packaged_models, resolve_arch
@@ -110,4 +111,13 @@ def build_trainer(
         recipe=recipe,
         channels_last=channels_last,
         process=process,
+        average=moving_average(model, recipe.ema_decay) if recipe.ema_decay else None,
     )
+
+
+def moving_average(model: ResNet, decay: float) -> AveragedModel:
+    """Return the exponential moving average of a network's weights and of its batch norms' statistics.
+
+    It is the network after the first optimizer step, and after every later one decay * average + (1 - decay) * network.
+    """
+    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)

@@ -44,6 +44,7 @@ def train(
     milestones: settings_options.Milestones = None,
     step_factor: settings_options.StepFactor = None,
     warmup_share: settings_options.WarmupShare = None,
+    ema_decay: settings_options.EmaDecay = None,
     flip: settings_options.Flip = None,
     crop_padding: settings_options.CropPadding = None,
     crop_padding_mode: settings_options.CropPaddingMode = None,

@@ -189,7 +189,7 @@ def fit(run: Run, stop: StopRequest, progress: Progress) -> None:
         if complete and data.validation is not None:
             with_shifts = bool(run.settings.validate_consistency)
             validation = _measure(
-                run, run.trainer.model, "validation", data.validation, stop, progress, with_shifts=with_shifts
+                run, run.trainer.result, "validation", data.validation, stop, progress, with_shifts=with_shifts
             )
             # Stopped while validating: the epoch is finished on resume, with no step left to take.
             complete = validation is not None
@@ -284,5 +284,7 @@ def _restore(run: Run, stored: dict[str, Any]) -> None:
     run.position = Position(**stored["position"])
     run.trainer.optimizer.load_state_dict(stored["optimizer"])
     run.trainer.scaler.load_state_dict(stored["scaler"])
+    if run.trainer.average is not None:
+        run.trainer.average.load_state_dict(stored["average"])
     restore_random_states(stored["random"])
     keep_epochs(run.out_dir / METRICS_FILE, run.position.epoch)

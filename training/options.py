@@ -93,6 +93,10 @@ StepFactor = Annotated[float | None, Option("--step-factor", "--gamma", help="Fa
 WarmupShare = Annotated[
     float | None, Option("--warmup-share", help="One-cycle schedule: share of the steps spent rising.")
 ]
+EmaDecay = Annotated[
+    float | None,
+    Option("--ema-decay", help="Keep a moving average of the weights, such as 0.999 [default: 0, the weights alone]."),
+]
 
 # Augmentation.
 Flip = Annotated[bool | None, Option("--flip/--no-flip", help="Mirror each training image with probability 1/2.")]

@@ -127,7 +127,7 @@ def save_progress(
     for name in (BEST_FILE, LAST_FILE) if is_best else (LAST_FILE,):
         save_checkpoint(
             out_dir / name,
-            trainer.model,
+            trainer.result,
             preprocessing=data.preprocessing,
             class_names=data.class_names,
             training=training,
@@ -146,6 +146,7 @@ def save_training_state(out_dir: Path, trainer: Trainer, position: Position, set
         model=trainer.model,
         optimizer=trainer.optimizer,
         scaler=trainer.scaler,
+        average=trainer.average,
         position=position,
         settings=settings.to_dict(),
     )

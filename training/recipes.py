@@ -32,6 +32,7 @@ class Recipe:
     milestones: str | None = None
     step_factor: float = 0.1
     warmup_share: float = 0.25
+    ema_decay: float = 0.0
     flip: bool = True
     crop_padding: int = 0
     crop_padding_mode: Literal["zeros", "reflect", "circular"] = "zeros"

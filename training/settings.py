@@ -88,6 +88,8 @@ class TrainSettings:
     """`step` and `milestones` schedules: factor of each drop."""
     warmup_share: float | None = None
     """`one-cycle` schedule: share of the steps spent rising."""
+    ema_decay: float | None = None
+    """Validate and keep a moving average of the weights, which takes 1 - decay of them each step (0: no average)."""
 
     flip: bool | None = None
     """Mirror each training image with probability 1/2."""
@@ -143,6 +145,7 @@ class TrainSettings:
             "seed": 0, "epochs": 1, "batch_size": 1, "momentum": 0, "weight_decay": 0, "label_smoothing": 0,
             "step_epochs": 1, "crop_padding": 0, "circular_shift": 1, "holdout": 0, "max_train_images": 1,
             "image_size": 1, "resize": 1, "workers": 0, "warmup_share": 0,
+            "ema_decay": 0,
         }  # fmt: skip
         for name, lowest in at_least.items():
             value = getattr(self, name)
@@ -158,7 +161,7 @@ class TrainSettings:
                 raise InputError(f"{flag(name)} is {value}; it must be a positive number.")
         if self.seed is not None and self.seed >= 2**32:
             raise InputError(f"--seed is {self.seed}; it must be below 2**32.")
-        for name in ("momentum", "label_smoothing", "warmup_share"):
+        for name in ("momentum", "label_smoothing", "warmup_share", "ema_decay"):
             value = getattr(self, name)
             if value is not None and not value < 1:
                 raise InputError(f"{flag(name)} is {value}; it must be below 1.")

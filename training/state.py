@@ -53,6 +53,7 @@ def save_state(
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
     scaler: torch.amp.GradScaler,
+    average: nn.Module | None,
     position: Position,
     settings: dict[str, Any],
 ) -> None:
@@ -66,6 +67,7 @@ def save_state(
         "model": model.state_dict(),
         "optimizer": optimizer.state_dict(),
         "scaler": scaler.state_dict(),
+        "average": None if average is None else average.state_dict(),
         "position": dataclasses.asdict(position),
         "random": _random_states(),
         "settings": settings,

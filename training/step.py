@@ -6,10 +6,12 @@ import hashlib
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
+from torch.optim.swa_utils import AveragedModel
 
 from aps_deploy.errors import ApsError
 from aps_deploy.models import ResNet
@@ -46,6 +48,13 @@ class Trainer:
     recipe: Recipe
     channels_last: bool = False
     process: Process = field(default_factory=Process)
+    average: AveragedModel | None = None
+    """Moving average of the weights and of the batch norms' statistics, where the recipe asks for one."""
+
+    @property
+    def result(self) -> ResNet:
+        """The network that is validated and kept: the average where there is one."""
+        return self.model if self.average is None else cast(ResNet, self.average.module)
 
     def index_batches(self, num_images: int, epoch: int) -> list[Tensor]:
         """Return the image indices of every step of an epoch; this process's share of each."""
@@ -81,6 +90,8 @@ class Trainer:
         self.scaler.scale(loss).backward()
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average is not None:
+            self.average.update_parameters(self.model)
         return loss.detach(), (logits.detach().argmax(1) == labels).sum()
 
 

@@ -47,6 +47,9 @@ def assert_same_run(first: Path, second: Path) -> None:
     assert buffers[0].keys() == buffers[1].keys() != set()
     for key, entry in buffers[0].items():
         assert torch.equal(entry["momentum_buffer"], buffers[1][key]["momentum_buffer"])
+    averages = [state["average"] or {} for state in states]
+    assert averages[0].keys() == averages[1].keys()
+    assert all(torch.equal(tensor, averages[1][key]) for key, tensor in averages[0].items())
     assert measured(first) == measured(second)
     best = [load_file(folder / "best.safetensors") for folder in (first, second)]
     assert all(torch.equal(tensor, best[1][key]) for key, tensor in best[0].items())
@@ -72,6 +75,7 @@ def test_interrupted_mid_epoch_and_resumed(
     number: signal.Signals, settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     options = {"precision": "auto", "holdout": 8, "validate_consistency": True, "circular_data_aug": True}
+    options["ema_decay"] = 0.7 if number == signal.SIGTERM else None
     whole = run_training(settings(out_dir=tmp_path / "whole", **options))
     assert whole.interrupted_by is None and whole.epochs == 2
     with monkeypatch.context() as patch:

@@ -44,6 +44,7 @@ COMPLETE: dict[str, Any] = {"arch": "resnet20", "data": "data", "out_dir": "out"
         ({"train_split": 0.0}, "--train-split is 0.0"),
         ({"train_split": 1.5}, "--train-split is 1.5"),
         ({"train_split": 0.9, "holdout": 5}, "--train-split and --holdout exclude each other"),
+        ({"ema_decay": 1.0}, "--ema-decay is 1.0; it must be below 1"),
         ({"seed": 2**32}, r"--seed is 4294967296; it must be below 2\*\*32"),
     ],
 )
