@@ -163,8 +163,8 @@ def export(
         typer.Option("--calibration", metavar="DIR", help="int8: folder of images, or cifar10 for the packaged ones."),
     ] = None,
     calibration_method: Annotated[
-        Literal["minmax", "entropy", "percentile"] | None,
-        typer.Option("--calibration-method", help="int8: how ranges are taken from the images [default: minmax]."),
+        Literal["entropy", "minmax", "percentile"] | None,
+        typer.Option("--calibration-method", help="int8: how ranges are taken from the images [default: entropy]."),
     ] = None,
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=1, metavar="N", help="Side in pixels [default: the checkpoint's].")

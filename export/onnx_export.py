@@ -61,7 +61,7 @@ def export_onnx(
             float32 in each.
         opset: Version of the standard operators, 20 to 23 (bf16: 22 or 23; int8: 20); None takes the lowest.
         calibration: ``int8`` only: the images on which ranges are measured, see `calibration.load_calibration`.
-        calibration_method: ``int8`` only: ``minmax`` (default), ``entropy`` or ``percentile``.
+        calibration_method: ``int8`` only: ``entropy`` (default), ``minmax`` or ``percentile``.
 
     Raises:
         InputError: an option, a size or a path that cannot be used.
