@@ -234,7 +234,7 @@ def test_demo_says_where_everything_is(
 
     def run_demo(settings: running.DemoSettings, **callbacks: object) -> running.DemoResult:
         seen.append(settings)
-        return running.DemoResult((), all_verified, tmp_path / "map.png", tmp_path / "demo.json", False, 12.3)
+        return running.DemoResult((), all_verified, tmp_path / "map.png", tmp_path / "demo.json", 12.3)
 
     monkeypatch.setattr(running, "run_demo", run_demo)
     result = invoke("demo", "--out-dir", tmp_path / "demo", "--images", "2", "--epochs", "1")
