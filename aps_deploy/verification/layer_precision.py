@@ -11,24 +11,20 @@ from __future__ import annotations
 
 import collections
 import dataclasses
+import functools
 from collections.abc import Iterable, Iterator
-
-import onnx
-from onnx import TensorProto
+from typing import TYPE_CHECKING
 
 from aps_deploy.verification.gates import PRECISIONS
-from aps_deploy.verification.graph import GraphView
+
+if TYPE_CHECKING:
+    import onnx
+
+    from aps_deploy.verification.graph import GraphView
 
 PRODUCTS = {"Conv", "ConvTranspose", "Einsum", "Gemm", "MatMul"}
 INTEGER_PRODUCTS = {"ConvInteger", "MatMulInteger", "QLinearConv", "QLinearMatMul"}
 
-_NAMES: dict[int, str] = {
-    TensorProto.FLOAT: "fp32",
-    TensorProto.FLOAT16: "fp16",
-    TensorProto.BFLOAT16: "bf16",
-    TensorProto.DOUBLE: "fp64",
-}
-_BYTES = {TensorProto.INT8, TensorProto.UINT8}
 # They move numbers and compute nothing; a runtime passes a quantised value through.
 _MOVES = {"Flatten", "Identity", "Reshape", "Squeeze", "Transpose", "Unsqueeze"}
 
@@ -54,6 +50,8 @@ class LayerPrecision:
 
 def layer_precisions(model: onnx.ModelProto) -> tuple[LayerPrecision, ...]:
     """Return the layers of an ONNX model without model-local functions, in graph order, each with its precision."""
+    from aps_deploy.verification.graph import GraphView
+
     graph = GraphView(model)
     start = "logits" if "logits" in graph.outputs else graph.outputs[0]
     # By name: nodes come out of the graph as new objects each time.
@@ -119,6 +117,25 @@ def count_precisions(layers: Iterable[LayerPrecision]) -> dict[str, int]:
     return dict(sorted(collections.Counter(layer.precision for layer in layers).items()))
 
 
+@functools.cache
+def _float_types() -> dict[int, str]:
+    from onnx import TensorProto
+
+    return {
+        TensorProto.FLOAT: "fp32",
+        TensorProto.FLOAT16: "fp16",
+        TensorProto.BFLOAT16: "bf16",
+        TensorProto.DOUBLE: "fp64",
+    }
+
+
+@functools.cache
+def _byte_types() -> frozenset[int]:
+    from onnx import TensorProto
+
+    return frozenset({TensorProto.INT8, TensorProto.UINT8})
+
+
 def _multiplies(node: onnx.NodeProto) -> bool:
     return node.op_type in PRODUCTS or node.op_type in INTEGER_PRODUCTS
 
@@ -145,10 +162,10 @@ def _precision(graph: GraphView, node: onnx.NodeProto) -> tuple[str, str]:
     if node.op_type in INTEGER_PRODUCTS:
         weight = node.input[3] if node.op_type.startswith("QLinear") else node.input[1]
         kinds = {graph.element_type(name) for name in (node.input[0], weight)}
-        return ("int8", "8-bit operands") if kinds <= _BYTES else ("unknown", "operands of unknown type")
+        return ("int8", "8-bit operands") if kinds <= _byte_types() else ("unknown", "operands of unknown type")
     operands = node.input if node.op_type == "Einsum" else node.input[:2]
     kinds = {graph.element_type(name) for name in operands}
-    name = _NAMES.get(kinds.pop(), "unknown") if len(kinds) == 1 else "unknown"
+    name = _float_types().get(kinds.pop(), "unknown") if len(kinds) == 1 else "unknown"
     if name == "unknown":
         return name, "operands of unknown or unequal types"
     quantised = [_is_dequantised(graph, operand) for operand in operands]
@@ -164,4 +181,6 @@ def _is_dequantised(graph: GraphView, name: str) -> bool:
     node = graph.maker(name)
     while node is not None and node.op_type in _MOVES:
         node = graph.maker(node.input[0])
-    return node is not None and node.op_type == "DequantizeLinear" and graph.element_type(node.input[0]) in _BYTES
+    return (
+        node is not None and node.op_type == "DequantizeLinear" and graph.element_type(node.input[0]) in _byte_types()
+    )

@@ -103,7 +103,9 @@ def test_the_authors_way_of_naming(arch: str, filter_size: int | None, recipe: s
         ("resnet19_aps", 3, "did you mean resnet1"),
         ("resnet18_aps2", 3, "names filter size 2, but filter size 3"),
         ("resnet20", 3, "resnet20_lpf3 or resnet20_aps3"),
-        ("resnet18_aps", 9, "unknown architecture 'resnet18_aps9'"),
+        ("resnet18_aps", 9, "the filter size is 9; accepted are 1 to 7"),
+        ("resnet18_aps", 0, "the filter size is 0; accepted are 1 to 7"),
+        ("resnet18_aps9", None, "unknown architecture 'resnet18_aps9'"),
         ("vgg", None, "aps-deploy models"),
     ],
 )
