@@ -38,6 +38,6 @@ def demo_table(lines: Sequence[Measurement]) -> Table:
     table.caption = (
         "same class, same bits: share of shifted images with the unshifted image's class, and with bit-identical "
         "logits; tried: images x shifts; parity: largest logit difference to PyTorch; latency: one image, median; "
-        "verify fails the ordinary network, as it should: its answers change with the shift"
+        "verify fails the ordinary network wherever a shift that it tried changed an answer, as it should"
     )
     return table
