@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.resources
 import shutil
 from pathlib import Path
 
-import aps_deploy
 from aps_deploy.images import find_images
+from aps_deploy.packaged import packaged_images
 
 # Of every class's images, one in this many is kept for validation.
 _HELD_OUT = 5
@@ -15,7 +14,7 @@ _HELD_OUT = 5
 
 def sample_folder() -> Path:
     """Return the folder of 256 CIFAR-10 test images inside the package, one subfolder per class."""
-    return Path(str(importlib.resources.files(aps_deploy))) / "assets" / "cifar10" / "test"
+    return packaged_images()["cifar10"]
 
 
 def write_training_tree(folder: Path) -> tuple[int, int]:

@@ -78,7 +78,7 @@ def _layers(certificate: Certificate) -> Table:
     for name in ("layer", *counted, "score error", "smallest margin"):
         table.add_column(name, justify="left" if name == "layer" else "right")
     for layer in certificate.details["selection"]["layers"]:
-        counts = [str(layer.get(name.replace(" ", "_"), "-")) for name in counted]
+        counts = [str(layer[name.replace(" ", "_")]) for name in counted]
         numbers = [_number(layer[name]) for name in ("measured_error", "smallest_margin")]
         table.add_row(layer["layer"], *counts, *numbers)
     return table
