@@ -17,6 +17,7 @@ from aps_deploy import options
 from aps_deploy.console import new_app, print_rows
 from aps_deploy.errors import InputError
 from aps_deploy.serving.command import serve
+from aps_deploy.serving.package.command import package
 from aps_deploy.training import options as train_options
 from aps_deploy.training.command import train
 
@@ -305,6 +306,7 @@ def verify(
 
 
 app.command()(serve)
+app.command()(package)
 
 
 @app.command()

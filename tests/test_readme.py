@@ -74,6 +74,7 @@ SMALLER = {
     "export": "",
     "verify": "--images 4 --shifts 4 --device cpu",
     "predict": "--device cpu",
+    "package": "",
 }
 
 

@@ -59,6 +59,10 @@ def serve(
     drain_s: Annotated[
         float, typer.Option("--drain-s", metavar="S", help="How long accepted requests may take after that.")
     ] = 30.0,
+    require_certificate: Annotated[
+        bool,
+        typer.Option("--require-certificate", help="Serve only files whose certificate, beside them, passed."),
+    ] = False,
     token_file: Annotated[
         Path | None,
         typer.Option(
@@ -99,6 +103,7 @@ def serve(
         max_elements=max_elements,
         drain_delay_s=drain_delay_s,
         drain_s=drain_s,
+        require_certificate=require_certificate,
         token=read_token(token_file),
         allow_control=allow_control,
         access_log=access_log,

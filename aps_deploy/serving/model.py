@@ -13,6 +13,7 @@ from typing import Any
 import numpy.typing as npt
 
 from aps_deploy.serving.batcher import Batcher
+from aps_deploy.serving.door import check_certificate
 from aps_deploy.serving.engine import OnnxEngine
 from aps_deploy.serving.errors import InvalidRequestError
 from aps_deploy.serving.execution import Outputs
@@ -24,6 +25,7 @@ from aps_deploy.serving.model_config import (
     device_of,
     labels_of,
     num_instances,
+    requires_certificate,
 )
 from aps_deploy.serving.settings import ServeSettings
 from aps_deploy.serving.signature import Signature, signature_of
@@ -74,9 +76,12 @@ def load_model(
         settings: the server's.
 
     Raises:
-        InputError: the file cannot be loaded, or the configuration does not fit it.
+        InputError: the file cannot be loaded, the configuration does not fit it, or a certificate that is asked for
+            is missing, failed or is of another file.
         ApsError: the model fails on its first run.
     """
+    if requires_certificate(config, settings):
+        check_certificate(file)
     count = num_instances(config, settings)
     threads = settings.threads or max(1, (os.cpu_count() or 1) // count)
     device = device_of(config, settings)

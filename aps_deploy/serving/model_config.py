@@ -22,6 +22,8 @@ ModelConfig = Any
 CONFIG_NAME = "config.pbtxt"
 DEFAULT_MODEL_FILENAME = "model.onnx"
 _PLATFORM, _BACKEND = "onnxruntime_onnx", "onnxruntime"
+CERTIFICATE_PARAMETER = "aps_require_certificate"
+"""Parameter of a configuration; with the value ``true`` the model is served with a passed certificate only."""
 
 
 def new_config() -> ModelConfig:
@@ -130,6 +132,14 @@ def _check_tensor(config: ModelConfig, entry: Any, spec: TensorSpec, kind: str) 
 def _dims(config: ModelConfig, spec: TensorSpec) -> list[int]:
     shape = list(spec.shape or (-1,))
     return shape[1:] if config.max_batch_size > 0 else shape
+
+
+def requires_certificate(config: ModelConfig | None, settings: ServeSettings) -> bool:
+    """Return whether a model is served with a passed certificate only: as its configuration says, else the server."""
+    if config is not None and CERTIFICATE_PARAMETER in config.parameters:
+        asked: str = config.parameters[CERTIFICATE_PARAMETER].string_value
+        return asked.lower() == "true" or settings.require_certificate
+    return settings.require_certificate
 
 
 def device_of(config: ModelConfig | None, settings: ServeSettings) -> str | None:

@@ -34,6 +34,8 @@ class ServeSettings:
         body_timeout_s: how long the body of a request may take to arrive.
         drain_delay_s: how long SIGTERM leaves the ports open after readiness went off.
         drain_s: how long accepted requests may take after the ports closed.
+        require_certificate: whether every file must have passed `aps-deploy verify`; a model of `aps-deploy package`
+            says so itself.
         token: what clients must send as ``Authorization: Bearer TOKEN``; None lets everybody in.
         allow_control: whether clients may load and unload models.
         access_log: whether answered requests are logged, not only refused and failed ones.
@@ -57,6 +59,7 @@ class ServeSettings:
     body_timeout_s: float = 30.0
     drain_delay_s: float = 0.5
     drain_s: float = 30.0
+    require_certificate: bool = False
     token: str | None = dataclasses.field(default=None, repr=False)
     allow_control: bool = False
     access_log: bool = False

@@ -19,7 +19,7 @@ from aps_deploy.verification import PROTOCOLS
 from tests.cli.conftest import Invoke
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-VERBS = ("train", "evaluate", "import", "models", "export", "predict", "verify", "serve", "demo")
+VERBS = ("train", "evaluate", "import", "models", "export", "predict", "verify", "serve", "package", "demo")
 
 
 def test_every_verb_is_there() -> None:

@@ -19,7 +19,7 @@ from tests.runtimes import graphs
 
 ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
-SECTION = README[README.index("## Serve it") : README.index("The package brings 256")]
+SECTION = README[README.index("## Serve it") : README.index("### On other servers")]
 LINES = [line[4:] for line in SECTION.splitlines() if line.startswith("    ")]
 (SERVE,) = [line for line in LINES if line.startswith("aps-deploy ")]
 CURL = [line for line in LINES if line.startswith("curl ")]
