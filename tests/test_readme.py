@@ -99,6 +99,8 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytes
             continue  # ends only when it is told to: tests/serving/test_readme.py
         # A saved certificate is judged without running anything.
         smaller = "" if "--from" in arguments else SMALLER[verb]
+        if "--nproc-per-node" in arguments:
+            smaller += " --nproc-per-node 2"
         result = CliRunner().invoke(app, [verb, *arguments, *shlex.split(smaller)])
         assert result.exit_code == 0, f"{line}: {result.output}"
         outputs[verb] = result.stdout

@@ -8,6 +8,7 @@ numbers on any device; the images may be on any.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -16,29 +17,64 @@ from torch import Generator, Tensor
 from aps_deploy.training.recipes import Recipe
 
 
-def augment(images: Tensor, recipe: Recipe, generator: Generator) -> Tensor:
-    """Return the augmented batch (N, C, H, W) uint8: random crop, mirror, one circular shift, as the recipe says."""
+@dataclass(frozen=True)
+class Draws:
+    """What was drawn at random for a batch; what the recipe does not ask for is None."""
+
+    crop_offsets: Tensor | None
+    """(2, N) int64: pixels down and right by which each image moves."""
+    flips: Tensor | None
+    """(N,) bool: which images are mirrored."""
+    shift: tuple[int, int] | None
+    """The circular shift of all images, down and right."""
+
+    def take(self, rows: Tensor) -> Draws:
+        """Return what was drawn for some of the images: those at the positions (B,) of the batch."""
+        return Draws(
+            None if self.crop_offsets is None else self.crop_offsets[:, rows],
+            None if self.flips is None else self.flips[rows],
+            self.shift,
+        )
+
+
+def draw(recipe: Recipe, num_images: int, generator: Generator) -> Draws:
+    """Return the random numbers of a batch of `num_images`, as the recipe asks for them."""
+    crop_offsets = flips = shift = None
     if recipe.crop_padding:
-        images = random_crop(images, recipe.crop_padding, recipe.crop_padding_mode, generator)
+        padding = recipe.crop_padding
+        crop_offsets = torch.randint(-padding, padding + 1, (2, num_images), generator=generator)
     if recipe.flip:
-        images = random_flip(images, generator)
+        flips = torch.rand(num_images, generator=generator) < 0.5
     if recipe.circular_data_aug:
-        images = batch_shift(images, recipe.circular_shift, generator)
+        limit = recipe.circular_shift
+        vertical, horizontal = torch.randint(-limit, limit, (2,), generator=generator).tolist()
+        shift = (vertical, horizontal)
+    return Draws(crop_offsets, flips, shift)
+
+
+def augment(images: Tensor, recipe: Recipe, draws: Draws) -> Tensor:
+    """Return the augmented batch (N, C, H, W) uint8: random crop, mirror, one circular shift for all (the authors')."""
+    if draws.crop_offsets is not None:
+        images = crop(images, draws.crop_offsets, recipe.crop_padding, recipe.crop_padding_mode)
+    if draws.flips is not None:
+        images = mirror(images, draws.flips)
+    if draws.shift is not None:
+        images = images.roll(draws.shift, (2, 3))
     return images
 
 
-def random_crop(images: Tensor, padding: int, mode: str, generator: Generator) -> Tensor:
-    """Return each image of (N, C, H, W) moved by an own random offset of -padding to +padding per axis.
+def crop(images: Tensor, offsets: Tensor, padding: int, mode: str) -> Tensor:
+    """Return each image of (N, C, H, W) moved by its own offset.
 
     Args:
         images: Batch of any dtype.
+        offsets: (2, N) int64, -padding to +padding pixels down and right.
         padding: Largest offset in pixels.
         mode: What comes in from outside: `zeros`, `reflect` or `circular`.
-        generator: Source of the offsets.
     """
     num, channels, height, width = images.shape
     device = images.device
-    offsets = torch.randint(-padding, padding + 1, (2, num, 1), generator=generator).to(device)
+    offsets = offsets[:, :, None].to(device)
     rows = torch.arange(height, device=device) + offsets[0]
     columns = torch.arange(width, device=device) + offsets[1]
     if mode == "circular":
@@ -61,16 +97,9 @@ def _reflected(positions: Tensor, size: int) -> Tensor:
     return torch.where(positions >= size, 2 * (size - 1) - positions, positions)
 
 
-def random_flip(images: Tensor, generator: Generator) -> Tensor:
-    """Return the batch (N, C, H, W) with each image mirrored left to right with probability 1/2."""
-    flipped = (torch.rand(len(images), generator=generator) < 0.5).to(images.device)
-    return torch.where(flipped[:, None, None, None], images.flip(3), images)
-
-
-def batch_shift(images: Tensor, limit: int, generator: Generator) -> Tensor:
-    """Return the batch rolled by one random shift of -limit to limit-1 per axis (the authors' augmentation)."""
-    vertical, horizontal = torch.randint(-limit, limit, (2,), generator=generator).tolist()
-    return images.roll((vertical, horizontal), (2, 3))
+def mirror(images: Tensor, flips: Tensor) -> Tensor:
+    """Return the batch (N, C, H, W) with the images of the mask (N,) mirrored left to right."""
+    return torch.where(flips.to(images.device)[:, None, None, None], images.flip(3), images)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:

@@ -5,11 +5,14 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aps_deploy.errors import InputError
 from aps_deploy.models import ResNet, create_model, packaged_models, resolve_arch
 from aps_deploy.models.weights import read_weights
+from aps_deploy.training.batch_norm import gather_statistics
 from aps_deploy.training.precision import Arithmetic
 from aps_deploy.training.process import Process
 from aps_deploy.training.recipes import Recipe
@@ -67,6 +70,7 @@ def build_trainer(
     channels_last: bool | None,
     compile_model: bool,
     process: Process,
+    gathers_statistics: bool = False,
 ) -> Trainer:
     """Return what takes the optimizer steps of a run.
 
@@ -78,9 +82,12 @@ def build_trainer(
         channels_last: Memory order; None turns it on for CUDA, where it was faster (on two CPU cores it was slower).
         compile_model: Run the forward pass through torch.compile.
         process: This process among those that train.
+        gathers_statistics: Batch norms use the images of all processes instead of each its own.
     """
     if channels_last is None:
         channels_last = arithmetic.device.type == "cuda"
+    if gathers_statistics and not process.is_alone:
+        gather_statistics(model, arithmetic.device)
     model = model.to(arithmetic.device)
     if channels_last:
         model = model.to(memory_format=torch.channels_last)
@@ -101,9 +108,12 @@ def build_trainer(
         step_factor=recipe.step_factor,
         warmup_share=recipe.warmup_share,
     )
+    forward: nn.Module = model
+    if not process.is_alone:
+        forward = DistributedDataParallel(model, None if arithmetic.device.type == "cpu" else [arithmetic.device])
     return Trainer(
         model=model,
-        forward=torch.compile(model) if compile_model else model,
+        forward=torch.compile(forward) if compile_model else forward,
         optimizer=optimizer,
         scaler=arithmetic.scaler(),
         arithmetic=arithmetic,

@@ -6,13 +6,17 @@ Imports no torch, so that the help is there at once.
 from __future__ import annotations
 
 import logging
+from dataclasses import fields
 from typing import TYPE_CHECKING
 
 import typer
 
 from aps_deploy import options
 from aps_deploy.console import print_rows
+from aps_deploy.errors import InputError
 from aps_deploy.training import options as settings_options
+from aps_deploy.training.launch import DEFAULT_RUN_ID, LaunchSettings, launch
+from aps_deploy.training.settings import TrainSettings
 
 if TYPE_CHECKING:
     from aps_deploy.training.loop import TrainResult
@@ -35,6 +39,8 @@ def train(
     epochs: settings_options.Epochs = None,
     batch_size: settings_options.BatchSize = None,
     learning_rate: settings_options.LearningRate = None,
+    scale_learning_rate: settings_options.ScaleLearningRate = None,
+    accumulate: settings_options.Accumulate = None,
     momentum: settings_options.Momentum = None,
     nesterov: settings_options.Nesterov = None,
     weight_decay: settings_options.WeightDecay = None,
@@ -61,18 +67,31 @@ def train(
     channels_last: settings_options.ChannelsLast = None,
     compile: settings_options.Compile = None,
     device: options.Device = None,
+    dist_backend: settings_options.DistBackend = None,
+    sync_batch_norm: settings_options.SyncBatchNorm = None,
     validate_consistency: settings_options.ValidateConsistency = None,
     progress: settings_options.Progress = None,
+    nproc_per_node: settings_options.NprocPerNode = None,
+    nnodes: settings_options.Nnodes = None,
+    node_rank: settings_options.NodeRank = None,
+    rdzv_endpoint: settings_options.RdzvEndpoint = None,
+    rdzv_id: settings_options.RdzvId = DEFAULT_RUN_ID,
+    max_restarts: settings_options.MaxRestarts = 3,
+    multiprocessing_distributed: settings_options.MultiprocessingDistributed = False,
+    gpu: settings_options.Gpu = None,
 ) -> None:
     """Train a network, or continue a run that was stopped.
 
     What is not given is the recipe's value: cifar10 and imagenet are the APS authors' settings, fast is for people in
     a hurry.
     """
-    # The options are the fields of the settings; tests/cli checks that none is missing.
+    # The options are the fields of the settings, of the run and of the launch; tests/cli checks that none is missing.
     chosen = dict(locals())
-    from aps_deploy.training.settings import TrainSettings
-
+    gpu = chosen.pop("gpu")
+    if gpu is not None and device is not None:
+        raise InputError("--gpu and --device exclude each other; give one of them.")
+    chosen["device"] = device if gpu is None else f"cuda:{gpu}"
+    launching = LaunchSettings(**{field.name: chosen.pop(field.name) for field in fields(LaunchSettings)})
     settings = TrainSettings(**chosen)
     if settings.evaluate:
         from aps_deploy.training.evaluate import evaluate_run
@@ -82,12 +101,18 @@ def train(
     # A run without a progress bar would be silent for hours: its epochs are worth a line each.
     logger = logging.getLogger("aps_deploy.training")
     logger.setLevel(min(logging.INFO, logger.getEffectiveLevel()))
-    from aps_deploy.training.loop import run_training
+    if launching.starts_processes:
+        result = launch(settings, launching)
+    else:
+        from aps_deploy.training.loop import run_training
 
-    result = run_training(settings)
+        result = run_training(settings)
+    if result is None or not result.is_main:
+        return  # another machine, or another process, speaks for the run
     typer.echo(_train_summary(result))
-    if result.interrupted_by is not None:
-        raise typer.Exit(130 if result.interrupted_by == "SIGINT" else 143)
+    # SIGTERM is how a batch system takes the machine away: everything is saved, which is what it asked for.
+    if result.interrupted_by == "SIGINT":
+        raise typer.Exit(130)
 
 
 def _train_summary(result: TrainResult) -> str:

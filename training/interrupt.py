@@ -12,14 +12,22 @@ class StopRequest:
 
     A second Ctrl-C raises KeyboardInterrupt at once, for the user who will not wait. Outside the main thread, where
     Python allows no signal handlers, it does nothing.
+
+    Args:
+        is_patient: Take every signal as the first: a launcher passes on what the terminal has sent already.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_patient: bool = False) -> None:
         self.signal_name: str | None = None
+        self._is_patient = is_patient
         self._previous: dict[int, object] = {}
 
     def __bool__(self) -> bool:
         return self.signal_name is not None
+
+    def follow(self) -> None:
+        """Stop as well, because another process of the run was told to."""
+        self.signal_name = self.signal_name or signal.SIGTERM.name
 
     def __enter__(self) -> StopRequest:
         if threading.current_thread() is threading.main_thread():
@@ -34,6 +42,6 @@ class StopRequest:
             signal.signal(number, handler)  # type: ignore[arg-type]
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.signal_name is not None and number == signal.SIGINT:
+        if self.signal_name is not None and number == signal.SIGINT and not self._is_patient:
             raise KeyboardInterrupt
         self.signal_name = signal.Signals(number).name

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import math
+from contextlib import ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -30,10 +31,10 @@ from aps_deploy.training.outputs import (
     save_progress,
     save_training_state,
 )
-from aps_deploy.training.precision import find_arithmetic, find_device
-from aps_deploy.training.process import Process
+from aps_deploy.training.precision import Arithmetic, find_arithmetic, find_device
+from aps_deploy.training.process import Process, joined_processes
 from aps_deploy.training.progress import Progress
-from aps_deploy.training.recipes import recipe_for, recipe_name
+from aps_deploy.training.recipes import Recipe, recipe_for, recipe_name
 from aps_deploy.training.settings import TrainSettings, continued
 from aps_deploy.training.state import STATE_FILE, Position, load_state, restore_random_states, seed_everything
 from aps_deploy.training.step import Trainer, train_epoch
@@ -59,6 +60,8 @@ class TrainResult:
     """Measured on the test images with `best.safetensors`; None without test images or when interrupted."""
     interrupted_by: str | None
     """`SIGINT` or `SIGTERM` when the run was stopped, with everything saved; else None."""
+    is_main: bool = True
+    """Whether this process speaks for the run."""
 
     @property
     def checkpoint(self) -> Path:
@@ -82,9 +85,9 @@ class Run:
         return self.trainer.recipe.epochs
 
     @property
-    def is_main(self) -> bool:
-        """Whether this process writes the files."""
-        return self.trainer.process.is_main
+    def process(self) -> Process:
+        """This process among those that train."""
+        return self.trainer.process
 
 
 def run_training(settings: TrainSettings) -> TrainResult:
@@ -100,78 +103,130 @@ def run_training(settings: TrainSettings) -> TrainResult:
             cannot take, an output folder in use, nothing to resume.
         ApsError: the loss became NaN or infinite, or the disk is full.
     """
-    run, stored = setup(settings)
-    return main(run, stored)
+    with joined_processes(settings.device, settings.dist_backend) as process:
+        if not process.is_main:
+            logging.getLogger("aps_deploy").setLevel(logging.ERROR)
+        run, stored = setup(settings, process)
+        return main(run, stored)
 
 
-def setup(settings: TrainSettings) -> tuple[Run, dict[str, Any] | None]:
+def setup(settings: TrainSettings, process: Process | None = None) -> tuple[Run, dict[str, Any] | None]:
     """Return the objects of a run and, when it is resumed, the state to go on from; nothing is written yet."""
-    out_dir = settings.out_dir
-    if settings.evaluate or out_dir is None:
+    process = process or Process()
+    if settings.evaluate or settings.out_dir is None:
         raise InputError("--evaluate trains nothing; use evaluate_run instead of run_training.")
-    stored = None
+    if settings.download:
+        process.on_main(lambda: _download(settings))
+    parts = process.together(lambda: _read(settings, process))
+    trainer = build_trainer(
+        parts.model,
+        parts.recipe,
+        parts.arithmetic,
+        num_images=len(parts.data.train),
+        channels_last=parts.settings.channels_last,
+        compile_model=bool(parts.settings.compile),
+        process=process,
+        gathers_statistics=bool(parts.settings.sync_batch_norm),
+    )
+    return Run(parts.settings, parts.data, trainer, settings.out_dir), parts.stored
+
+
+@dataclass(frozen=True)
+class _Parts:
+    """What a run is built from."""
+
+    settings: TrainSettings
+    recipe: Recipe
+    arithmetic: Arithmetic
+    model: ResNet
+    data: TrainData
+    stored: dict[str, Any] | None
+
+
+def _read(settings: TrainSettings, process: Process) -> _Parts:
+    """Check the settings, read the data and make the network; all that can be refused is refused here."""
+    stored, out_dir = None, settings.out_dir
+    assert out_dir is not None
     if settings.resume:
         stored = load_state(out_dir / STATE_FILE)
         settings = continued(settings, stored["settings"])
-    else:
+    elif process.is_main:
         check_out_dir(out_dir)
     architecture = model_spec(architecture_name(settings))
     recipe = recipe_for(settings, architecture.family)
     architecture.check_size(recipe.image_size, recipe.image_size, settings.padding or "circular")
-    arithmetic = find_arithmetic(recipe.precision, find_device(settings.device))
+    arithmetic = find_arithmetic(recipe.precision, process.device(find_device(settings.device)))
     check_network(settings, architecture.name)
     if settings.data is None:
         raise InputError("--data is missing; give a folder with train/<class>/ and val/ or test/.")
-    found = find_data(settings.data, recipe, download=bool(settings.download))
+    found = find_data(settings.data, recipe, download=False)
     if "val" in found.parts and (settings.holdout or settings.train_split):
         raise InputError(f"{settings.data} has val/ for validation, so leave --holdout and --train-split out.")
+    if recipe.batch_size < process.world_size:
+        raise InputError(
+            f"--batch-size is {recipe.batch_size} for {process.world_size} processes; give each at least one image."
+        )
     seed_everything(recipe.seed)
     model = build_model(settings, architecture.name, num_classes=len(found.class_names))
     _fill_weights(model, settings, stored)
     # Decoding may take minutes, so it comes after everything that can be refused.
     data = found.load(max_train_images=settings.max_train_images)
     _LOGGER.info(
-        "network %s with recipe %s, on %s in %s",
+        "network %s with recipe %s, on %s in %s%s",
         architecture.name,
         recipe_name(settings, architecture.family),
         arithmetic.device,
         arithmetic.name,
+        "" if process.is_alone else f", in {process.world_size} processes",
     )
-    trainer = build_trainer(
-        model,
-        recipe,
-        arithmetic,
-        num_images=len(data.train),
-        channels_last=settings.channels_last,
-        compile_model=bool(settings.compile),
-        process=Process(),
-    )
-    return Run(settings, data, trainer, out_dir), stored
+    return _Parts(settings, recipe, arithmetic, model, data, stored)
+
+
+def _download(settings: TrainSettings) -> None:
+    """Fetch the data set, before the processes look for it."""
+    recipe = recipe_for(settings, model_spec(architecture_name(settings)).family)
+    if settings.data is not None:
+        find_data(settings.data, recipe, download=True)
 
 
 def main(run: Run, stored: dict[str, Any] | None) -> TrainResult:
     """Fit from the start or from a stored state, test, and return the result."""
+    process = run.process
     with (
-        owned_out_dir(run.out_dir, is_new=stored is None),
-        StopRequest() as stop,
-        Progress(run.settings.progress) as progress,
+        ExitStack() as owned,
+        StopRequest(is_patient=not process.is_alone) as stop,
+        Progress(run.settings.progress if process.is_main else False) as progress,
     ):
+        process.on_main(lambda: owned.enter_context(owned_out_dir(run.out_dir, is_new=stored is None)))
         if stored is not None:
             _restore(run, stored)
-        if stored is None and run.is_main:
-            # The state first, so that whatever stops the first epoch leaves a folder that --resume accepts.
-            save_training_state(run.out_dir, run.trainer, run.position, run.settings)
-            write_json(run.out_dir / SETTINGS_FILE, run.settings.to_dict())
+        else:
+            process.on_main(lambda: _write_start(run))
         fit(run, stop, progress)
         test = None
-        if run.position.epoch == run.num_epochs and run.data.test is not None and not stop:
+        if run.position.epoch == run.num_epochs and run.data.test is not None and not process.any(bool(stop)):
             best = load_checkpoint(run.out_dir / BEST_FILE).to(run.trainer.arithmetic.device)
             test = _measure(run, best, "test", run.data.test, stop, progress, with_shifts=True)
     metrics_path = run.out_dir / METRICS_FILE
     records = read_metrics(metrics_path) if metrics_path.is_file() else []
     last = records[-1] if records else {}
     position = run.position
-    return TrainResult(run.out_dir, position.epoch, run.num_epochs, last, position.best_epoch, test, stop.signal_name)
+    return TrainResult(
+        run.out_dir,
+        position.epoch,
+        run.num_epochs,
+        last,
+        position.best_epoch,
+        test,
+        stop.signal_name,
+        process.is_main,
+    )
+
+
+def _write_start(run: Run) -> None:
+    # The state first, so that whatever stops the first epoch leaves a folder that --resume accepts.
+    save_training_state(run.out_dir, run.trainer, run.position, run.settings)
+    write_json(run.out_dir / SETTINGS_FILE, run.settings.to_dict())
 
 
 def fit(run: Run, stop: StopRequest, progress: Progress) -> None:
@@ -182,7 +237,7 @@ def fit(run: Run, stop: StopRequest, progress: Progress) -> None:
         progress.update(current.num_seen, f"loss {current.loss_sum / max(current.num_seen, 1):.3f}")
         return bool(stop)
 
-    while position.epoch < run.num_epochs and not stop:
+    while position.epoch < run.num_epochs and not run.process.any(bool(stop)):
         progress.start(f"epoch {position.epoch + 1}/{run.num_epochs}", len(data.train), position.num_seen)
         complete = train_epoch(run.trainer, data.train, position, on_step=on_step)
         validation = None
@@ -194,8 +249,8 @@ def fit(run: Run, stop: StopRequest, progress: Progress) -> None:
             # Stopped while validating: the epoch is finished on resume, with no step left to take.
             complete = validation is not None
         if not complete:
-            if run.is_main:
-                save_progress(run.out_dir, run.trainer, data, position, run.settings)
+            stop.follow()
+            run.process.on_main(lambda: save_progress(run.out_dir, run.trainer, data, position, run.settings))
             _LOGGER.warning("stopped by %s in epoch %d, saved", stop.signal_name, position.epoch + 1)
             return
         if validation is not None and not math.isfinite(validation.loss):
@@ -215,8 +270,11 @@ def _finish_epoch(run: Run, validation: Validation | None) -> None:
         position.best_epoch = position.epoch + 1
         position.best_accuracy = -1.0 if accuracy is None else accuracy
     position.start_epoch()
-    if not run.is_main:
-        return
+    run.process.on_main(lambda: _write_epoch(run, record, is_best=is_best))
+
+
+def _write_epoch(run: Run, record: dict[str, Any], *, is_best: bool) -> None:
+    position = run.position
     # The line first, the state last: a run killed in between repeats the epoch, and resuming drops the line.
     append_metrics(run.out_dir / METRICS_FILE, record)
     save_progress(run.out_dir, run.trainer, run.data, position, run.settings, metrics=record, is_best=is_best)
@@ -270,6 +328,7 @@ def _measure(
         batch_size=recipe.batch_size,
         shift_limit=recipe.circular_shift if with_shifts else None,
         on_batch=on_batch,
+        process=run.process,
     )
 
 
@@ -287,4 +346,4 @@ def _restore(run: Run, stored: dict[str, Any]) -> None:
     if run.trainer.average is not None:
         run.trainer.average.load_state_dict(stored["average"])
     restore_random_states(stored["random"])
-    keep_epochs(run.out_dir / METRICS_FILE, run.position.epoch)
+    run.process.on_main(lambda: keep_epochs(run.out_dir / METRICS_FILE, run.position.epoch))

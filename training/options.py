@@ -73,6 +73,18 @@ Padding = Annotated[
 Epochs = Annotated[int | None, Option("--epochs", "-ep", "--num-epochs", help="Passes over the training images.")]
 BatchSize = Annotated[int | None, Option("--batch-size", "-b", help="Images per step.")]
 LearningRate = Annotated[float | None, Option("--learning-rate", "--lr", help="Peak learning rate.")]
+ScaleLearningRate = Annotated[
+    bool | None,
+    Option(
+        "--scale-learning-rate/--no-scale-learning-rate",
+        "--scale-lr/--no-scale-lr",
+        help="Multiply the rate by the batch size over the recipe's.",
+    ),
+]
+Accumulate = Annotated[
+    int | None,
+    Option("--accumulate", "--batch-accum", help="Passes that share a step, each with its part of the batch."),
+]
 Momentum = Annotated[float | None, Option("--momentum", help="Momentum of SGD.")]
 Nesterov = Annotated[bool | None, Option("--nesterov/--no-nesterov", help="Nesterov's form of the momentum.")]
 WeightDecay = Annotated[float | None, Option("--weight-decay", "--wd", help="L2 penalty on all parameters.")]
@@ -144,6 +156,17 @@ ChannelsLast = Annotated[
     bool | None, Option("--channels-last/--no-channels-last", help="Memory order [default: on for CUDA].")
 ]
 Compile = Annotated[bool | None, Option("--compile/--no-compile", help="Train through torch.compile.")]
+DistBackend = Annotated[
+    Literal["nccl", "gloo"] | None,
+    Option("--dist-backend", help="How processes talk to each other [default: nccl for CUDA, else gloo]."),
+]
+SyncBatchNorm = Annotated[
+    bool | None,
+    Option(
+        "--sync-batch-norm/--no-sync-batch-norm",
+        help="Batch norms use the images of all processes, not of each its own.",
+    ),
+]
 ValidateConsistency = Annotated[
     bool | None,
     Option("--validate-consistency/--no-validate-consistency", help="Measure shift consistency after every epoch."),
@@ -151,3 +174,27 @@ ValidateConsistency = Annotated[
 Progress = Annotated[
     bool | None, Option("--progress/--no-progress", help="Progress bar [default: where stderr is a terminal].")
 ]
+
+# Several processes; the authors' names, from PyTorch's ImageNet example, beside torchrun's.
+NprocPerNode = Annotated[
+    int | None, Option("--nproc-per-node", metavar="N", help="Processes on this machine, one per GPU [default: 1].")
+]
+Nnodes = Annotated[int | None, Option("--nnodes", "--world-size", metavar="N", help="Machines [default: 1].")]
+NodeRank = Annotated[
+    int | None,
+    Option(
+        "--node-rank", "--rank", metavar="N", help="Number of this machine, from 0; not needed with --rdzv-endpoint."
+    ),
+]
+RdzvEndpoint = Annotated[
+    str | None,
+    Option("--rdzv-endpoint", "--dist-url", metavar="HOST:PORT", help="Where the machines meet: one of them."),
+]
+RdzvId = Annotated[str, Option("--rdzv-id", metavar="NAME", help="Name of the run, the same on all machines.")]
+MaxRestarts = Annotated[
+    int, Option("--max-restarts", min=0, metavar="N", help="How often processes that died are started again.")
+]
+MultiprocessingDistributed = Annotated[
+    bool, Option("--multiprocessing-distributed", help="One process per GPU of this machine.")
+]
+Gpu = Annotated[int | None, Option("--gpu", min=0, metavar="N", help="The same as --device cuda:N.")]

@@ -33,6 +33,7 @@ class Recipe:
     step_factor: float = 0.1
     warmup_share: float = 0.25
     ema_decay: float = 0.0
+    accumulate: int = 1
     flip: bool = True
     crop_padding: int = 0
     crop_padding_mode: Literal["zeros", "reflect", "circular"] = "zeros"
@@ -99,6 +100,9 @@ def recipe_for(settings: TrainSettings, family: str) -> Recipe:
         # A larger crop of an image that is no larger would be black at its borders.
         overrides["resize"] = round(chosen.resize * overrides.get("image_size", chosen.image_size) / chosen.image_size)
     recipe = dataclasses.replace(chosen, **overrides)
+    if settings.scale_learning_rate:
+        rate = recipe.learning_rate * recipe.batch_size / chosen.batch_size
+        recipe = dataclasses.replace(recipe, learning_rate=rate)
     if recipe.resize is not None and recipe.resize < recipe.image_size:
         raise InputError(f"--resize {recipe.resize} is smaller than the image size {recipe.image_size}.")
     check_schedule(settings, recipe.schedule)

@@ -23,7 +23,7 @@ RECIPE_NAMES: tuple[str, ...] = get_args(RecipeName)
 
 # What may differ between the first part of a run and its continuation without changing a number of it.
 _FREE_ON_RESUME = frozenset(
-    {"out_dir", "data", "workers", "device", "resume", "evaluate", "download", "progress", "weights"}
+    {"out_dir", "data", "workers", "device", "dist_backend", "resume", "evaluate", "download", "progress", "weights"}
 )
 
 
@@ -69,6 +69,11 @@ class TrainSettings:
     """Images per step, over all processes."""
     learning_rate: float | None = None
     """Peak learning rate for the given batch size; alias `--lr`."""
+    scale_learning_rate: bool | None = None
+    """Multiply the learning rate by `batch_size` over the recipe's batch size: the linear rule of Goyal et al. 2017,
+    "Accurate, Large Minibatch SGD", for batches that grow with the number of processes."""
+    accumulate: int | None = None
+    """Passes that share one optimizer step, each with its part of the batch: memory for time; alias `--batch-accum`."""
     momentum: float | None = None
     """Momentum of SGD."""
     nesterov: bool | None = None
@@ -125,6 +130,10 @@ class TrainSettings:
     """Train through `torch.compile`."""
     device: str | None = None
     """`cpu`, `cuda` or `cuda:N` (default: CUDA where there is one)."""
+    dist_backend: Literal["nccl", "gloo"] | None = None
+    """How several processes talk to each other (default: NCCL between GPUs, gloo on CPUs)."""
+    sync_batch_norm: bool | None = None
+    """Among several processes: batch norms use the images of all of them, so that their number changes no result."""
     validate_consistency: bool | None = None
     """Also measure the shift consistency after every epoch (the authors' protocol, one shift per batch)."""
     progress: bool | None = None
@@ -142,7 +151,8 @@ class TrainSettings:
         if self.recipe is not None and self.recipe not in RECIPE_NAMES:
             raise InputError(f"--recipe {self.recipe} is not known; choose one of {', '.join(RECIPE_NAMES)}.")
         at_least: dict[str, float] = {
-            "seed": 0, "epochs": 1, "batch_size": 1, "momentum": 0, "weight_decay": 0, "label_smoothing": 0,
+            "seed": 0, "epochs": 1, "batch_size": 1, "accumulate": 1,
+            "momentum": 0, "weight_decay": 0, "label_smoothing": 0,
             "step_epochs": 1, "crop_padding": 0, "circular_shift": 1, "holdout": 0, "max_train_images": 1,
             "image_size": 1, "resize": 1, "workers": 0, "warmup_share": 0,
             "ema_decay": 0,

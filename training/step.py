@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import hashlib
+import math
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import cast
 
 import torch
 import torch.nn.functional as F
 from torch import Generator, Tensor
+from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from aps_deploy.errors import ApsError
 from aps_deploy.models import ResNet
-from aps_deploy.training.augment import augment, normalise
+from aps_deploy.training.augment import augment, draw, normalise
 from aps_deploy.training.images import LabelledImages
 from aps_deploy.training.precision import Arithmetic
 from aps_deploy.training.process import Process
@@ -40,7 +43,7 @@ class Trainer:
 
     model: ResNet
     forward: Callable[[Tensor], Tensor]
-    """The model, compiled or not."""
+    """The model, compiled or not; among several processes, what averages its gradients over them."""
     optimizer: torch.optim.Optimizer
     scaler: torch.amp.GradScaler
     arithmetic: Arithmetic
@@ -57,42 +60,74 @@ class Trainer:
         return self.model if self.average is None else cast(ResNet, self.average.module)
 
     def index_batches(self, num_images: int, epoch: int) -> list[Tensor]:
-        """Return the image indices of every step of an epoch; this process's share of each."""
+        """Return the image indices of every step of an epoch, of all processes together."""
         order = torch.randperm(num_images, generator=generator_for(self.recipe.seed, epoch))
-        return [self.process.share(batch) for batch in order.split(self.recipe.batch_size)]
+        return list(order.split(self.recipe.batch_size))
 
-    def step(self, batch: Tensor, labels: Tensor, epoch: int, step: int) -> tuple[Tensor, Tensor]:
+    def share_of(self, batch: Tensor) -> Tensor:
+        """Return the indices of a step's images that this process takes; at least one, also of a short last batch."""
+        share = self.process.share(batch)
+        # A process without an image would leave the others waiting for its gradients: its image weighs nothing.
+        return share if len(share) else batch[:1]
+
+    def step(self, batch: Tensor, labels: Tensor, batch_size: int, epoch: int, step: int) -> Tensor:
         """Take one optimizer step.
 
         Args:
-            batch: Images (B, 3, H, W) uint8.
+            batch: This process's images (B, 3, H, W) uint8.
             labels: Classes (B,) int64.
+            batch_size: Images of this step in all processes.
             epoch: Finished epochs.
             step: Steps taken in this epoch.
 
         Returns:
-            The batch's mean loss and number of right answers, as tensors on the device (nothing waits for a GPU).
+            (2,) float32, on the device (nothing waits for a GPU): the sum of this process's losses, and its number of
+            right answers.
         """
         device = self.arithmetic.device
-        generator = generator_for(self.recipe.seed, epoch, step, self.process.rank)
-        # The bytes travel, and the device does the rest: a GPU would wait for two CPU cores that augment.
-        batch = augment(batch.to(device, non_blocking=True), self.recipe, generator)
-        inputs = normalise(batch, self.recipe.mean, self.recipe.std)
+        inputs = self._inputs(batch.to(device, non_blocking=True), batch_size, epoch, step)
         labels = labels.to(device, non_blocking=True)
-        if self.channels_last:
-            inputs = inputs.contiguous(memory_format=torch.channels_last)
         for group in self.optimizer.param_groups:
             group["lr"] = self.schedule.at(epoch * self.schedule.steps_per_epoch + step)
-        with self.arithmetic.autocast():
-            logits = self.forward(inputs)
-        loss = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing)
         self.optimizer.zero_grad(set_to_none=True)
-        self.scaler.scale(loss).backward()
+        found = torch.zeros(2, device=device)
+        parts = list(zip(inputs.chunk(self.recipe.accumulate), labels.chunk(self.recipe.accumulate), strict=True))
+        for number, (part, part_labels) in enumerate(parts, 1):
+            # Gradients travel between processes once, with the last part.
+            with nullcontext() if number == len(parts) else self.without_exchange():
+                found += self._backward(part, part_labels, batch_size)
         self.scaler.step(self.optimizer)
         self.scaler.update()
         if self.average is not None:
             self.average.update_parameters(self.model)
-        return loss.detach(), (logits.detach().argmax(1) == labels).sum()
+        return found
+
+    def without_exchange(self) -> AbstractContextManager[None]:
+        """Return the context in which a backward pass keeps its gradients to this process."""
+        module = getattr(self.forward, "_orig_mod", self.forward)  # torch.compile wraps what exchanges
+        return module.no_sync() if isinstance(module, DistributedDataParallel) else nullcontext()
+
+    def _inputs(self, batch: Tensor, batch_size: int, epoch: int, step: int) -> Tensor:
+        """Return the augmented, normalised images (B, 3, H, W) float32 of this process."""
+        # Drawn for all processes, of which each takes its part: the same images whatever their number. The bytes
+        # travel, and the device does the rest: a GPU would wait for two CPU cores that augment.
+        generator = generator_for(self.recipe.seed, epoch, step)
+        drawn = draw(self.recipe, batch_size, generator).take(self.share_of(torch.arange(batch_size)))
+        inputs = normalise(augment(batch, self.recipe, drawn), self.recipe.mean, self.recipe.std)
+        return inputs.contiguous(memory_format=torch.channels_last) if self.channels_last else inputs
+
+    def _backward(self, inputs: Tensor, labels: Tensor, batch_size: int) -> Tensor:
+        """Add the gradients of some of a step's images; return the sum of their losses and of their right answers."""
+        with self.arithmetic.autocast():
+            logits = self.forward(inputs)
+        losses = F.cross_entropy(logits.float(), labels, label_smoothing=self.recipe.label_smoothing, reduction="none")
+        # The mean over the images of all processes; among several, gradients are averaged over the processes.
+        weight = self.process.world_size / batch_size
+        is_idle = self.process.rank >= batch_size
+        self.scaler.scale(losses.sum() * (0.0 if is_idle else weight)).backward()
+        correct = (logits.detach().argmax(1) == labels).sum()
+        found = torch.stack([losses.detach().sum(), correct.float()])
+        return torch.zeros_like(found) if is_idle else found
 
 
 def train_epoch(
@@ -107,8 +142,8 @@ def train_epoch(
     Args:
         trainer: What to train.
         images: The training images.
-        position: Where the run stands; its totals grow with every step.
-        on_step: Called after each step; a true return value stops here.
+        position: Where the run stands; its totals, over all processes, grow with every step.
+        on_step: Called after each step; a true return value, in any process, stops all of them here or a few steps on.
 
     Returns:
         Whether the epoch is complete.
@@ -117,38 +152,42 @@ def train_epoch(
         ApsError: the loss is not finite; names the step and the learning rate.
     """
     trainer.model.train()
+    process = trainer.process
     batches = trainer.index_batches(len(images), position.epoch)
     # A GPU is asked for its numbers now and then only, because asking waits for it.
     interval = 1 if trainer.arithmetic.device.type == "cpu" else 25
-    pending: list[tuple[Tensor, Tensor, int]] = []
+    pending: list[Tensor] = []
     started = time.monotonic()
-    for batch, labels in images.batches(batches[position.step :]):
-        loss, correct = trainer.step(batch, labels, position.epoch, position.step)
-        pending.append((loss, correct, len(labels)))
+    is_stopped = False
+    for batch, labels in images.batches([trainer.share_of(indices) for indices in batches[position.step :]]):
+        batch_size = len(batches[position.step])
+        pending.append(trainer.step(batch, labels, batch_size, position.epoch, position.step))
         position.step += 1
-        position.num_seen += len(labels)
-        last = position.step == len(batches)
-        if last or position.step % interval == 0:
+        position.num_seen += batch_size
+        is_last = position.step == len(batches)
+        is_stopped |= on_step(position)
+        # The others must stop at the same step, so they are asked where all of them settle.
+        if is_last or position.step % interval == 0 or (is_stopped and process.is_alone):
             _settle(trainer, position, pending)
+            is_stopped = process.any(is_stopped)
         now = time.monotonic()
         position.train_seconds, started = position.train_seconds + now - started, now
-        if on_step(position) and not last:
-            _settle(trainer, position, pending)
+        if is_stopped and not pending and not is_last:
             return False
     return True
 
 
-def _settle(trainer: Trainer, position: Position, pending: list[tuple[Tensor, Tensor, int]]) -> None:
-    """Add the pending losses to the totals, and refuse one that is not finite."""
-    for number, (loss_tensor, correct, size) in enumerate(pending):
-        loss = loss_tensor.item()
-        if loss != loss or abs(loss) == float("inf"):
+def _settle(trainer: Trainer, position: Position, pending: list[Tensor]) -> None:
+    """Add the pending losses of all processes to the totals, and refuse one that is not finite."""
+    totals = trainer.process.sum(torch.stack(pending).double().cpu())
+    for number, (loss, correct) in enumerate(totals.tolist()):
+        if not math.isfinite(loss):
             step = position.step - len(pending) + number
             rate = trainer.schedule.at(position.epoch * trainer.schedule.steps_per_epoch + step)
             raise ApsError(
                 f"the loss is {loss} at step {step + 1} of epoch {position.epoch + 1} with learning rate {rate:.4g}; "
                 f"the last checkpoint is from before it. Try a smaller --learning-rate or --precision float32."
             )
-        position.loss_sum += loss * size
+        position.loss_sum += loss
         position.num_correct += int(correct)
     pending.clear()

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.training.augment import normalise
 from aps_deploy.training.images import LabelledImages
+from aps_deploy.training.process import Process
 
 
 @dataclass(frozen=True)
@@ -35,6 +36,7 @@ def validate(
     batch_size: int,
     shift_limit: int | None = None,
     on_batch: Callable[[int], bool] | None = None,
+    process: Process | None = None,
 ) -> Validation | None:
     """Return loss, accuracy and, with `shift_limit`, the authors' validation consistency.
 
@@ -49,31 +51,47 @@ def validate(
         batch_size: Images per forward pass.
         shift_limit: Measure the consistency with shifts of up to this many pixels.
         on_batch: Called with the images done so far; a true return value breaks the pass off where images are left.
+        process: This process among those that share the batches; each image is measured by one of them.
 
     Returns:
-        The measurements, or None when `on_batch` broke the pass off.
+        The measurements, or None when `on_batch` broke the pass off, in any process.
     """
-    shifts = np.random.RandomState(0)
-    totals = torch.zeros(3, dtype=torch.float64)
-    num_done = 0
+    process = process or Process()
+    index_batches = torch.arange(len(images)).split(batch_size)
+    own = process.share(torch.arange(len(index_batches))).tolist()
+    shifts = _drawn_shifts(len(index_batches), shift_limit)
+    # Summed over the processes at the end: losses, right answers, kept answers, images, processes that broke off.
+    totals = torch.zeros(5, dtype=torch.float64)
     was_training = model.training
     model.eval()
     try:
-        for batch, labels in images.batches(list(torch.arange(len(images)).split(batch_size))):
+        for number, (batch, labels) in zip(own, images.batches([index_batches[i] for i in own]), strict=True):
             inputs = normalise(batch.to(device), preprocessing.mean, preprocessing.std)
-            shift = None if shift_limit is None else tuple(shifts.randint(-shift_limit, shift_limit, 2).tolist())
-            totals += _measure(model, inputs, labels.to(device), shift)
-            num_done += len(labels)
-            if on_batch is not None and on_batch(num_done) and num_done < len(images):
-                return None
+            totals[:3] += _measure(model, inputs, labels.to(device), shifts[number])
+            totals[3] += len(labels)
+            if on_batch is not None and on_batch(int(totals[3]) * process.world_size) and number != own[-1]:
+                totals[4] += 1
+                break
     finally:
         model.train(was_training)
-    loss, correct, kept = (totals / num_done).tolist()
-    return Validation(loss, correct, None if shift_limit is None else kept, num_done)
+    *sums, num_done, num_broken_off = process.sum(totals).tolist()
+    if num_broken_off:
+        return None
+    loss, correct, kept = (total / num_done for total in sums)
+    return Validation(loss, correct, None if shift_limit is None else kept, int(num_done))
+
+
+def _drawn_shifts(num_batches: int, limit: int | None) -> list[tuple[int, int] | None]:
+    """Return the shift of every batch, of -limit to limit-1 pixels per axis, drawn with seed 0."""
+    if limit is None:
+        return [None] * num_batches
+    generator = np.random.RandomState(0)
+    drawn = generator.randint(-limit, limit, (num_batches, 2)).tolist()
+    return [(down, right) for down, right in drawn]
 
 
 @torch.inference_mode()
-def _measure(model: nn.Module, inputs: Tensor, labels: Tensor, shift: tuple[int, ...] | None) -> Tensor:
+def _measure(model: nn.Module, inputs: Tensor, labels: Tensor, shift: tuple[int, int] | None) -> Tensor:
     logits = model(inputs).float()
     classes = logits.argmax(1)
     kept = 0

@@ -14,6 +14,7 @@ import typer.main
 
 import aps_deploy
 from aps_deploy.cli import app
+from aps_deploy.training.launch import LaunchSettings
 from aps_deploy.training.settings import TrainSettings
 from aps_deploy.verification import PROTOCOLS
 from tests.cli.conftest import Invoke
@@ -80,9 +81,10 @@ def test_help_says_how_a_recipe_chooses_the_network(invoke: Invoke) -> None:
 
 def test_train_offers_every_setting_under_its_own_name() -> None:
     offered = {parameter.name: parameter.opts for parameter in COMMANDS["train"].params}
-    for field in dataclasses.fields(TrainSettings):
-        assert f"--{field.name.replace('_', '-')}" in offered[field.name]
-    assert set(offered) - {"help"} == {field.name for field in dataclasses.fields(TrainSettings)}
+    names = {field.name for settings in (TrainSettings, LaunchSettings) for field in dataclasses.fields(settings)}
+    for name in names:
+        assert f"--{name.replace('_', '-')}" in offered[name]
+    assert set(offered) - {"help"} == {*names, "gpu"}
 
 
 def test_every_protocol_can_be_chosen(invoke: Invoke) -> None:
@@ -122,6 +124,7 @@ def test_every_protocol_can_be_chosen(invoke: Invoke) -> None:
         ("--gamma", "step_factor"),
         ("--scheduler_milestones", "milestones"),
         ("--train_split", "train_split"),
+        ("--batch_accum", "accumulate"),
     ],
 )
 def test_the_authors_spellings_are_understood(
@@ -136,7 +139,7 @@ def test_the_authors_spellings_are_understood(
         seen.update(values)
         raise Stop
 
-    monkeypatch.setattr("aps_deploy.training.settings.TrainSettings", capture)
+    monkeypatch.setattr("aps_deploy.training.command.TrainSettings", capture)
     values = {"padding": "zeros", "arch": "x", "data": "x", "criterion": "l1", "weights": "x"}
     is_flag = field in ("pool_only", "circular_data_aug", "validate_consistency", "evaluate")
     arguments = [spelling] if is_flag else [spelling, values.get(field, "5")]
@@ -144,3 +147,21 @@ def test_the_authors_spellings_are_understood(
         invoke("train", *arguments)
     assert seen[field] not in (None, False)
     assert all(value in (None, False) for name, value in seen.items() if name != field)
+
+
+def test_the_authors_options_of_several_processes(invoke: Invoke, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[tuple[TrainSettings, LaunchSettings]] = []
+    monkeypatch.setattr("aps_deploy.training.command.launch", lambda *given: seen.append(given))
+    result = invoke(
+        *("train", "-a", "resnet18_aps3", "--data", "x", "--out-dir", "y", "--multiprocessing-distributed"),
+        *("--world-size", "2", "--rank", "1", "--dist-url", "tcp://first:23456", "--dist-backend", "nccl"),
+    )
+    assert result.exit_code == 0, result.output
+    ((settings, launching),) = seen
+    assert settings.dist_backend == "nccl" and launching.multiprocessing_distributed
+    assert (launching.num_machines, launching.node_rank, launching.endpoint) == (2, 1, "first:23456")
+
+
+def test_the_authors_option_of_one_gpu(invoke: Invoke) -> None:
+    result = invoke("train", "-a", "resnet20", "--data", "x", "--out-dir", "y", "--gpu", "1", "--device", "cpu")
+    assert result.exit_code == 2 and "--gpu and --device exclude each other" in result.stderr

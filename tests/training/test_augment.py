@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,8 @@ from PIL import Image
 from torchvision.transforms import Compose, Normalize, ToTensor
 
 from aps_deploy.preprocessing import CIFAR10
-from aps_deploy.training.augment import batch_shift, normalise, random_crop, random_flip
+from aps_deploy.training.augment import augment, draw, normalise
+from aps_deploy.training.recipes import RECIPES, Recipe
 
 
 def batch(num: int = 40, side: int = 12) -> torch.Tensor:
@@ -22,10 +26,19 @@ def seeded() -> torch.Generator:
     return torch.Generator().manual_seed(11)
 
 
+def recipe(**changes: Any) -> Recipe:
+    """A recipe that augments as told, and not otherwise."""
+    return dataclasses.replace(RECIPES["fast"], **{"flip": False, "crop_padding": 0, **changes})
+
+
+def augmented(images: torch.Tensor, chosen: Recipe, generator: torch.Generator | None = None) -> torch.Tensor:
+    return augment(images, chosen, draw(chosen, len(images), generator or seeded()))
+
+
 @pytest.mark.parametrize("mode", ["zeros", "reflect", "circular"])
 def test_random_crop_is_pad_and_crop(mode: str) -> None:
     images = batch()
-    cropped = random_crop(images, 4, mode, seeded())
+    cropped = augmented(images, recipe(crop_padding=4, crop_padding_mode=mode))
     height, width = images.shape[2:]
     seen = set()
     for image, result in zip(images, cropped, strict=True):
@@ -47,7 +60,7 @@ def test_random_crop_is_pad_and_crop(mode: str) -> None:
 
 def test_random_flip_mirrors_about_half() -> None:
     images = batch(200)
-    flipped = random_flip(images, seeded())
+    flipped = augmented(images, recipe(flip=True))
     mirrored = (flipped == images.flip(3)).flatten(1).all(1)
     kept = (flipped == images).flatten(1).all(1)
     assert bool((mirrored ^ kept).all()) and 70 < int(mirrored.sum()) < 130
@@ -57,7 +70,7 @@ def test_batch_shift_draws_the_authors_range() -> None:
     images, generator = batch(2), seeded()
     found = set()
     for _ in range(300):
-        shifted = batch_shift(images, 3, generator)
+        shifted = augmented(images, recipe(circular_data_aug=True, circular_shift=3), generator)
         found.update(
             (dy, dx)
             for dy in range(-5, 6)
@@ -75,3 +88,13 @@ def test_normalise_is_torchvisions_and_the_files() -> None:
     ours = normalise(torch.from_numpy(pixels).permute(2, 0, 1)[None], CIFAR10.mean, CIFAR10.std)[0]
     assert torch.equal(ours, reference)
     assert np.array_equal(ours.numpy(), CIFAR10.apply(Image.fromarray(pixels)))
+
+
+def test_the_parts_of_a_batch_are_augmented_as_the_whole() -> None:
+    """As several processes do it, each with its share."""
+    images, chosen = batch(), recipe(crop_padding=4, flip=True, circular_data_aug=True)
+    draws = draw(chosen, len(images), seeded())
+    whole = augment(images, chosen, draws)
+    for rank in range(3):
+        rows = torch.arange(rank, len(images), 3)
+        assert torch.equal(augment(images[rows], chosen, draws.take(rows)), whole[rows])

@@ -1,0 +1,196 @@
+"""Several processes on this machine's CPU: they train as one would, and end together, however they end."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from aps_deploy.errors import ApsError, InputError
+from aps_deploy.training.build import architecture_name, build_model
+from aps_deploy.training.launch import LaunchSettings, launch
+from aps_deploy.training.loop import run_training
+from aps_deploy.training.settings import TrainSettings
+from aps_deploy.training.state import seed_everything
+
+ROOT = Path(__file__).parents[2]
+Settings = Callable[..., TrainSettings]
+# Without selections, and with small steps: batches this small make a network chaotic, and rounding would grow tenfold
+# with every larger step, in one process as well (channels-last against not).
+CALM = {"arch": "resnet20", "learning_rate": 1e-4, "batch_size": 10}
+
+
+def records(out_dir: Path) -> list[dict[str, Any]]:
+    """Return the metrics of a run without what depends on the clock."""
+    lines = (out_dir / "metrics.jsonl").read_text().splitlines()
+    timed = ("train_seconds", "images_per_second")
+    return [{key: value for key, value in json.loads(line).items() if key not in timed} for line in lines]
+
+
+def initial_weights(settings: TrainSettings) -> dict[str, torch.Tensor]:
+    """Return the weights of the convolutions and of the head with which a run of three classes starts."""
+    seed_everything(0)
+    state = build_model(settings, architecture_name(settings), num_classes=3).state_dict()
+    return {name: value for name, value in state.items() if name.endswith("weight") and value.ndim > 1}
+
+
+def test_two_processes_train_as_one(settings: Settings, tmp_path: Path) -> None:
+    """Same batches, same augmentation, statistics over both: the sums are made in another order, no more.
+
+    48 images in batches of 10, so that the last batch is a short one. What is compared is what training changed.
+    """
+    alone = settings(out_dir=tmp_path / "alone", validate_consistency=True, **CALM)
+    run_training(alone)
+    together = settings(out_dir=tmp_path / "together", validate_consistency=True, sync_batch_norm=True, **CALM)
+    handler = signal.getsignal(signal.SIGTERM)
+    result = launch(together, LaunchSettings(nproc_per_node=2))
+    assert signal.getsignal(signal.SIGTERM) is handler
+    assert result is not None and result.is_main and result.test is not None
+    assert result.test.num_images == 12
+    expected, found = records(tmp_path / "alone"), records(tmp_path / "together")
+    assert len(expected) == len(found) == 2
+    for one, other in zip(expected, found, strict=True):
+        assert one.pop("validation_images") == other.pop("validation_images") == "test"
+        assert other == pytest.approx(one, rel=1e-4)
+    start = initial_weights(alone)
+    one, other = (load_file(tmp_path / name / "last.safetensors") for name in ("alone", "together"))
+    for name, weight in start.items():
+        change = (one[name] - weight).norm()
+        assert change > 0
+        assert (other[name] - one[name]).norm() < 1e-3 * change, name
+
+
+def test_an_error_is_said_once_and_not_tried_again(
+    settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """The main process alone finds the folder in use; the other must not wait for it."""
+    (tmp_path / "used").mkdir()
+    (tmp_path / "used" / "file").touch()
+    with pytest.raises(InputError, match="exists and is not empty"):
+        launch(settings(out_dir=tmp_path / "used", **CALM), LaunchSettings(nproc_per_node=2))
+    assert "Traceback" not in capfd.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_loss_that_is_not_finite_stops_all(settings: Settings, tmp_path: Path) -> None:
+    diverging = settings(out_dir=tmp_path / "run", **{**CALM, "learning_rate": 1e30})
+    with pytest.raises(ApsError, match="the loss is"):
+        launch(diverging, LaunchSettings(nproc_per_node=2))
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"nproc_per_node": 0}, "--nproc-per-node is 0"),
+        ({"nnodes": 0}, "--nnodes is 0"),
+        ({"nnodes": 2}, "--rdzv-endpoint"),
+        ({"nnodes": 2, "rdzv_endpoint": "env://"}, "--rdzv-endpoint"),
+        ({"nnodes": 2, "rdzv_endpoint": "a:1", "node_rank": 2}, "there are 2 machines"),
+        ({"nproc_per_node": 2, "multiprocessing_distributed": True}, "exclude each other"),
+    ],
+)
+def test_what_is_refused(changes: dict[str, Any], words: str) -> None:
+    with pytest.raises(InputError, match=words):
+        LaunchSettings(**changes)
+
+
+def test_the_authors_way_to_say_it() -> None:
+    chosen = LaunchSettings(nnodes=-1, node_rank=-1, rdzv_endpoint="tcp://host:23456")
+    assert (chosen.num_machines, chosen.node_rank, chosen.endpoint) == (1, None, "host:23456")
+    assert not chosen.starts_processes
+    assert LaunchSettings(multiprocessing_distributed=True).starts_processes
+
+
+def test_a_process_that_a_launcher_started_starts_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert LaunchSettings(nproc_per_node=2).starts_processes
+    monkeypatch.setenv("RANK", "0")
+    assert not LaunchSettings(nproc_per_node=2).starts_processes
+
+
+# Really killed: a command, its processes and their signals.
+EPOCHS = 4
+
+
+def command(data: Path, out_dir: Path, *more: str) -> list[str]:
+    words = [sys.executable, "-m", "aps_deploy.cli", "train", "--nproc-per-node", "2", "--out-dir", str(out_dir)]
+    if "--resume" not in more:
+        words += ["--arch", "resnet20_aps1", "--data", str(data), "--recipe", "fast", "--epochs", str(EPOCHS)]
+        words += ["--batch-size", "4", "--lr", "0.01", "--precision", "float32", "--device", "cpu", "--no-progress"]
+    return [*words, *more]
+
+
+def start(words: list[str]) -> subprocess.Popen[str]:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+
+def wait_for_an_epoch(out_dir: Path, process: subprocess.Popen[str]) -> None:
+    deadline = time.monotonic() + 500
+    while time.monotonic() < deadline:
+        if (out_dir / "metrics.jsonl").is_file() and (out_dir / "metrics.jsonl").read_text():
+            return
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.02)
+    raise AssertionError("no epoch was finished")
+
+
+def workers(process: subprocess.Popen[str]) -> list[int]:
+    """Return the processes that train: the children that were spawned to run `run_worker`."""
+    found = []
+    for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
+        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
+            found.append(int(child))
+    return found
+
+
+@pytest.fixture(scope="module")
+def undisturbed(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    out_dir = tmp_path_factory.mktemp("undisturbed") / "run"
+    process = start(command(data_folder, out_dir))
+    _, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    return records(out_dir)
+
+
+@pytest.fixture
+def out_dir(tmp_path: Path) -> Iterator[Path]:
+    yield tmp_path / "run"
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+def test_a_process_killed_in_an_epoch_is_started_again(
+    undisturbed: list[dict[str, Any]], data_folder: Path, out_dir: Path
+) -> None:
+    process = start(command(data_folder, out_dir))
+    wait_for_an_epoch(out_dir, process)
+    os.kill(workers(process)[-1], signal.SIGKILL)
+    output, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    assert f"{EPOCHS} of {EPOCHS} epochs done" in output
+    assert records(out_dir) == undisturbed
+
+
+@pytest.mark.slow
+def test_sigterm_saves_everything(undisturbed: list[dict[str, Any]], data_folder: Path, out_dir: Path) -> None:
+    process = start(command(data_folder, out_dir))
+    wait_for_an_epoch(out_dir, process)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    assert "stopped by SIGTERM; continue with: aps-deploy train --resume" in output
+    assert len(records(out_dir)) < EPOCHS
+    process = start(command(data_folder, out_dir, "--resume"))
+    _, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    assert records(out_dir) == undisturbed
