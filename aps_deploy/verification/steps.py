@@ -14,6 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.errors import ApsError, InputError
+from aps_deploy.runtimes.session import INDICES, LOGITS
 from aps_deploy.verification.authors import CIFAR_PROTOCOL, IMAGENET_PROTOCOL, authors_consistency
 from aps_deploy.verification.batch import check_batches
 from aps_deploy.verification.comparing import Logits, Progress, finite_or_none
@@ -193,7 +194,7 @@ class Run:
 
     def _outputs(self, present: set[str]) -> tuple[npt.NDArray[Any] | None, Indices | None]:
         """Return the file's logits and indices for all images; None for what it does not have."""
-        from aps_deploy.runtimes import run_batched
+        from aps_deploy.runtimes import iterate_outputs
 
         metadata = self.session.metadata
         expected = ["logits"] if metadata.is_known else []
@@ -204,9 +205,17 @@ class Run:
         self.ledger.record("file", "missing_outputs", len(missing), fault=fault)
         if "logits" in missing:
             return None, None
-        outputs = run_batched(self.session, self.images, batch_size=self.batch_size)
-        logits = outputs["logits"]
-        _check_shape(logits, len(self.images), self.session.source)
+        parts: dict[str, list[npt.NDArray[Any]]] = {}
+        for rows, outputs in iterate_outputs(self.session, self.images, batch_size=self.batch_size):
+            _check_shape(outputs[LOGITS], rows.stop - rows.start, self.session.source)
+            # A file of another tool may have feature maps among its outputs: of all images they would not fit.
+            for name in (LOGITS, INDICES):
+                if name in outputs:
+                    parts.setdefault(name, []).append(outputs[name])
+            if self.progress is not None:
+                self.progress("the file, unshifted", rows.stop, len(self.images))
+        kept = {name: np.concatenate(values) for name, values in parts.items()}
+        logits = kept[LOGITS]
         num_classes = self.reference.num_classes
         if num_classes not in (None, logits.shape[1]):
             raise InputError(
@@ -215,7 +224,7 @@ class Run:
             )
         bad_rows = int((~np.isfinite(logits).all(axis=1)).sum())
         self.ledger.record("file", "non_finite_rows", bad_rows)
-        return logits, outputs.get("polyphase_indices")
+        return logits, kept.get(INDICES)
 
     def _usable(self, indices: Indices | None) -> Indices | None:
         """Return the indices if they can be held against the reference's; count what is out of range."""
