@@ -1,11 +1,15 @@
 """ONNX files in OpenVINO, on the CPU.
 
 Its ``Pad`` has no mode ``wrap``, so a file with circular padding must be exported with ``--circular-pad concat``. It
-computes in float32 only where it is told to: on processors with bfloat16 it would take that otherwise.
+computes in float32 only where it is told to: on processors with bfloat16 it would take that otherwise. And its CPU
+plugin computes 64-bit whole numbers in 32 bits, where the sums of exact selection and pooling overflow (seen with
+2026.4): it runs the files of this project and gives wrong answers, which `verify` finds. Other tools' files have no
+such sums.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +24,8 @@ from aps_deploy.runtimes.session import BaseSession
 
 if TYPE_CHECKING:
     import onnx
+
+_LOGGER = logging.getLogger(__name__)
 
 
 class OpenVinoSession(BaseSession):
@@ -86,6 +92,11 @@ def _compiled(proto: onnx.ModelProto, num_threads: int | None, name: str) -> Any
         )
     # OpenVINO does not read model-local functions, the bodies of the custom-op form.
     plain = onnx.inliner.inline_local_functions(proto) if proto.functions else proto
+    if _sums_64_bits(plain):
+        _LOGGER.warning(
+            "%s sums 64-bit whole numbers, which OpenVINO computes in 32 bits: its answers are wrong where they overflow",
+            name,
+        )
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
     if num_threads is not None:
         options["INFERENCE_NUM_THREADS"] = num_threads
@@ -96,3 +107,13 @@ def _compiled(proto: onnx.ModelProto, num_threads: int | None, name: str) -> Any
         raise InputError(
             f"{name} cannot be loaded by OpenVINO ({one_line(error)}); use the runtime onnxruntime."
         ) from error
+
+
+def _sums_64_bits(proto: onnx.ModelProto) -> bool:
+    import onnx
+
+    inferred = onnx.shape_inference.infer_shapes(proto)
+    whole = {
+        value.name for value in inferred.graph.value_info if value.type.tensor_type.elem_type == onnx.TensorProto.INT64
+    }
+    return any(node.op_type == "ReduceSum" and node.input[0] in whole for node in proto.graph.node)

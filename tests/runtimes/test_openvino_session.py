@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from onnx import TensorProto, helper
 
 from aps_deploy.errors import InputError
 from aps_deploy.export.circular_padding import with_concatenations
 from aps_deploy.runtimes import open_session
-from tests.runtimes.graphs import CLASS_NAMES, classifier, expected, images, save
+from tests.runtimes.graphs import CLASS_NAMES, classifier, expected, images, make_model, save
 
 pytest.importorskip("openvino")
 
@@ -44,6 +45,27 @@ def test_wrapping_pads_are_refused_with_the_way_out(tmp_path: Path) -> None:
     file = save(classifier(), tmp_path / "net.onnx")
     with pytest.raises(InputError, match="--circular-pad concat"):
         open_session(file, runtime="openvino")
+
+
+def test_sums_beyond_32_bits_are_wrong_and_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """Where this fails OpenVINO has learned to add: the warning and what the documents say of it can go."""
+    model = make_model(
+        [
+            helper.make_node("Cast", ["images"], ["whole"], to=TensorProto.INT64),
+            helper.make_node("ReduceSum", ["whole", "axes"], ["sums"], keepdims=0),
+            helper.make_node("Cast", ["sums"], ["logits"], to=TensorProto.FLOAT),
+        ],
+        [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["N", 3, 2, 2])],
+        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, ["N", 3])],
+        {"axes": np.array([2, 3], np.int64)},
+    )
+    small, large = (np.full((1, 3, 2, 2), 2.0**power, np.float32) for power in (28, 30))
+    with open_session(model, runtime="openvino") as session:
+        assert "in 32 bits" in caplog.text
+        np.testing.assert_array_equal(session.run(small)["logits"], 2.0**30)
+        assert (session.run(large)["logits"] != 2.0**32).all()
+    with open_session(model, runtime="onnxruntime", device="cpu") as session:
+        np.testing.assert_array_equal(session.run(large)["logits"], 2.0**32)
 
 
 def test_what_it_cannot_run_is_an_input_error(tmp_path: Path) -> None:
