@@ -94,7 +94,7 @@ def _compiled(proto: onnx.ModelProto, num_threads: int | None, name: str) -> Any
     plain = onnx.inliner.inline_local_functions(proto) if proto.functions else proto
     if _sums_64_bits(plain):
         _LOGGER.warning(
-            "%s sums 64-bit whole numbers, which OpenVINO computes in 32 bits: its answers are wrong where they overflow",
+            "%s sums 64-bit whole numbers, which OpenVINO computes in 32 bits: where they overflow it is wrong",
             name,
         )
     options: dict[str, Any] = {"INFERENCE_PRECISION_HINT": "f32", "EXECUTION_MODE_HINT": "ACCURACY"}
