@@ -167,6 +167,10 @@ def export(
         Literal["entropy", "minmax", "percentile"] | None,
         typer.Option("--calibration-method", help="int8: how ranges are taken from the images [default: entropy]."),
     ] = None,
+    circular_pad: Annotated[
+        Literal["wrap", "concat"],
+        typer.Option("--circular-pad", help="Padding as one Pad, or as slices and concatenations for OpenVINO."),
+    ] = "wrap",
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=1, metavar="N", help="Side in pixels [default: the checkpoint's].")
     ] = None,
@@ -191,6 +195,7 @@ def export(
         opset=opset,
         calibration=calibration,
         calibration_method=calibration_method,
+        circular_padding=circular_pad,
     )
     for warning in artifact.warnings:
         typer.echo(f"Warning: {warning}", err=True)
@@ -239,7 +244,16 @@ def verify(
     context: typer.Context,
     file: Annotated[str | None, typer.Argument(metavar="FILE", help="ONNX file (or checkpoint) to prove.")] = None,
     reference: Annotated[
-        str | None, typer.Option("--reference", metavar="CKPT", help="Checkpoint it was made from.")
+        str | None,
+        typer.Option("--reference", metavar="CKPT|ONNX", help="Checkpoint it was made from, or another ONNX file."),
+    ] = None,
+    load_reference: Annotated[
+        str | None,
+        typer.Option("--load-reference", metavar="NPZ", help="Saved answers of the reference, in its place."),
+    ] = None,
+    save_reference: Annotated[
+        Path | None,
+        typer.Option("--save-reference", metavar="NPZ", help="Also save its answers; without FILE only that."),
     ] = None,
     data: options.OptionalData = None,
     images: options.Images = None,
@@ -250,7 +264,12 @@ def verify(
         Literal["fp32", "fp16", "bf16", "int8"] | None,
         typer.Option("--precision", help="What every layer must compute in [default: what the file declares]."),
     ] = None,
-    runtime: options.Runtime = None,
+    preprocessing: options.Preprocessing = None,
+    image_size: options.ImageSize = None,
+    resize: options.Resize = None,
+    mean: options.Mean = None,
+    std: options.Std = None,
+    runtime: options.RuntimeOrAll = None,
     device: options.Device = None,
     batch_size: options.BatchSize = 64,
     seed: options.Seed = 0,
@@ -266,40 +285,79 @@ def verify(
     """Prove that an exported file kept the property.
 
     Compares the shipped bytes with the float32 checkpoint: selections, logits, every shift, every place in a batch.
+    Any ONNX classifier will do: without a reference it is tried under shifts and in batches.
     Writes a JSON certificate; exits with 0 when every gate passed, 1 when one failed, 2 when something was unreadable.
     With --from a saved certificate is judged by other limits, or shown, and nothing runs.
     """
-    from aps_deploy.verification import certificate_path, certificate_table, judge_path, parse_gates, read_gates
+    from aps_deploy.training.progress import Progress
+    from aps_deploy.verification import (
+        certificate_path,
+        certificate_table,
+        every_runtime,
+        judge_path,
+        parse_gates,
+        read_gates,
+    )
     from aps_deploy.verification import verify_path as measure_path
+    from aps_deploy.verification.paths import save_reference_path
+    from aps_deploy.verification.preparing import Preparation, numbers_of
+    from aps_deploy.verification.table import runtimes_table
 
     limits = {**({} if gates is None else read_gates(gates)), **parse_gates(gate or [])}
     if saved is not None:
         options.refuse_others(context, "--from judges a saved certificate and measures nothing", options.WITH_SAVED)
         result = judge_path(saved, gates=limits, output=certificate, report=report, junit=junit)
     else:
-        file, reference = options.given(file, "FILE"), options.given(reference, "--reference")
         data = options.given(data, "--data")
-        certificate = certificate or certificate_path(file)
-        result = measure_path(
-            file,
-            reference,
-            data,
-            num_images=images,
-            shifts=shifts,
-            gates=limits,
-            precision=precision,
-            runtime=runtime,
-            device=device,
-            output=certificate,
-            batch_size=batch_size,
-            seed=seed,
-            progress=_progress(),
-            report=report,
-            junit=junit,
-            worst_case=worst_case,
+        reference = options.one_reference(reference, load_reference, save_reference)
+        preparation = Preparation(
+            preprocessing, image_size, resize, numbers_of(mean, "--mean"), numbers_of(std, "--std")
         )
+        with Progress(None) as progress:
+            if file is None and save_reference is not None and reference is not None:
+                options.refuse_others(context, "without FILE only the reference is run", options.WITH_REFERENCE_ONLY)
+                count = save_reference_path(
+                    reference,
+                    data,
+                    save_reference,
+                    num_images=images,
+                    batch_size=batch_size,
+                    seed=seed,
+                    progress=progress.report,
+                    preparation=preparation,
+                )
+                typer.echo(f"answers of {reference} to {count} images: {save_reference}")
+                return
+            file = options.given(file, "FILE")
+            settings: dict[str, Any] = {
+                "num_images": images,
+                "shifts": shifts,
+                "gates": limits,
+                "precision": precision,
+                "device": device,
+                "batch_size": batch_size,
+                "seed": seed,
+                "progress": progress.report,
+                "report": report,
+                "junit": junit,
+                "worst_case": worst_case,
+                "save_to": save_reference,
+                "preparation": preparation,
+            }
+            if runtime == every_runtime.ALL:
+                results = every_runtime.verify_every_runtime(file, reference, data, output=certificate, **settings)
+            else:
+                certificate = certificate or certificate_path(file)
+                result = measure_path(file, reference, data, runtime=runtime, output=certificate, **settings)
+        if runtime == every_runtime.ALL:
+            _print_table(runtimes_table(results))
+            for each in results:
+                if each.path is not None:
+                    typer.echo(f"certificate: {each.path}")
+            raise typer.Exit(every_runtime.exit_code_of(results))
     _print_table(certificate_table(result))
-    for what, path in (("certificate", certificate), ("report", report), ("junit", junit)):
+    written = {"certificate": certificate, "report": report, "junit": junit, "saved reference": save_reference}
+    for what, path in written.items():
         if path is not None:
             typer.echo(f"{what}: {path}")
     raise typer.Exit(result.exit_code)

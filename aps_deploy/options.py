@@ -20,11 +20,37 @@ Data = Annotated[
 ]
 Runtime = Annotated[
     str | None,
-    Option("--runtime", metavar="NAME", help="torch, onnxruntime or onnx-reference [default: the file's own]."),
+    Option(
+        "--runtime",
+        metavar="NAME",
+        help="torch, torch-compiled, onnxruntime, onnx-reference or openvino [default: the file's own].",
+    ),
+]
+RuntimeOrAll = Annotated[
+    str | None,
+    Option(
+        "--runtime",
+        metavar="NAME|all",
+        help="torch, torch-compiled, onnxruntime, onnx-reference, openvino, or all [default: the file's own].",
+    ),
 ]
 Device = Annotated[str | None, Option("--device", metavar="NAME", help="cpu or cuda [default: cuda where it works].")]
 Preprocessing = Annotated[
     str | None, Option("--preprocessing", metavar="NAME", help="cifar10 or imagenet [default: the file's].")
+]
+ImageSize = Annotated[
+    int | None,
+    Option("--image-size", min=1, metavar="N", help="Side of the images in pixels [default: what the file takes]."),
+]
+Resize = Annotated[
+    int | None,
+    Option("--resize", min=0, metavar="N", help="Shorter side before the center crop, in pixels; 0 resizes nothing."),
+]
+Mean = Annotated[
+    str | None, Option("--mean", metavar="R,G,B", help="Mean of the channels scaled to 0..1 [default: the file's].")
+]
+Std = Annotated[
+    str | None, Option("--std", metavar="R,G,B", help="Standard deviation of the channels [default: the file's].")
 ]
 BatchSize = Annotated[int, Option("--batch-size", "-b", min=1, help="Images per run.")]
 Images = Annotated[int | None, Option("--images", min=1, metavar="N", help="Images to use, spread over the classes.")]
@@ -60,6 +86,12 @@ Json = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
 WITH_SAVED = ("saved", "gate", "gates", "certificate", "report", "junit")
 """Parameters of `verify` that fit `--from`."""
 
+WITH_REFERENCE_ONLY = (
+    *("reference", "save_reference", "data", "images", "preprocessing", "image_size", "resize", "mean", "std"),
+    *("batch_size", "seed"),
+)
+"""Parameters of `verify` that fit `--save-reference` without a file."""
+
 ValueT = TypeVar("ValueT")
 
 
@@ -70,8 +102,26 @@ def given(value: ValueT | None, name: str) -> ValueT:
         InputError: it was not given.
     """
     if value is None:
-        raise InputError(f"{name} is missing; give FILE, --reference and --data, or --from a saved certificate.")
+        raise InputError(
+            f"{name} is missing; give FILE and --data, with --reference where there is one, or --from a saved "
+            "certificate."
+        )
     return value
+
+
+def one_reference(reference: str | None, loaded: str | None, saved: Path | None) -> str | None:
+    """Return the one reference that the options of `verify` name; None where they name none.
+
+    Raises:
+        InputError: they name two, or ask to save the answers of none.
+    """
+    if reference is not None and loaded is not None:
+        raise InputError("--reference and --load-reference both name a reference; give one of them.")
+    if loaded is not None and not loaded.lower().endswith(".npz"):
+        raise InputError(f"--load-reference is {loaded}; give a file that --save-reference wrote, ending in .npz.")
+    if saved is not None and reference is None:
+        raise InputError("--save-reference needs a reference to run; give --reference CKPT or an ONNX file.")
+    return reference if loaded is None else loaded
 
 
 def refuse_others(context: Context, why: str, accepted: tuple[str, ...]) -> None:

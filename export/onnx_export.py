@@ -15,6 +15,7 @@ import aps_deploy
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.export.artifact import Artifact, sidecar_document, source_revision
 from aps_deploy.export.calibration import Calibration, CalibrationSource, check_request, load_calibration
+from aps_deploy.export.circular_padding import CircularPadding, resolve_circular_padding, with_concatenations
 from aps_deploy.export.forms import PolyphaseForm, apply_form, inlined, resolve_form, selection_values
 from aps_deploy.export.graph_edits import drop_traces, merge_selects, name_nodes, name_operator_values
 from aps_deploy.export.precisions import Precision, in_half_precision, resolve_opset, resolve_precision
@@ -41,6 +42,7 @@ def export_onnx(
     opset: int | None = None,
     calibration: CalibrationSource | None = None,
     calibration_method: CalibrationMethod | str | None = None,
+    circular_padding: CircularPadding | str = "wrap",
 ) -> Artifact:
     """Write ``model`` as an ONNX file with a JSON document beside it.
 
@@ -62,6 +64,8 @@ def export_onnx(
         opset: Version of the standard operators, 20 to 23 (bf16: 22 or 23; int8: 20); None takes the lowest.
         calibration: ``int8`` only: the images on which ranges are measured, see `calibration.load_calibration`.
         calibration_method: ``int8`` only: ``entropy`` (default), ``minmax`` or ``percentile``.
+        circular_padding: ``wrap`` is one ``Pad`` each; ``concat`` slices and concatenates, for OpenVINO, whose ``Pad``
+            does not wrap. Their bits are the same.
 
     Raises:
         InputError: an option, a size or a path that cannot be used.
@@ -69,6 +73,7 @@ def export_onnx(
     """
     target = _checked_target(path)
     form, kind = resolve_form(polyphase), resolve_precision(precision)
+    padding = resolve_circular_padding(circular_padding)
     version = resolve_opset(opset, kind)
     check_request(kind, calibration, calibration_method)
     _check_parameters(model)
@@ -78,12 +83,13 @@ def export_onnx(
     if calibration is not None:
         calibrated = load_calibration(calibration, calibration_method, preprocessing, height=height, width=width)
     traced = trace_onnx(model, height=height, width=width, opset=version)
-    proto = finish_onnx(in_precision(traced, kind, calibrated), form)
+    proto = finish_onnx(in_precision(traced, kind, calibrated), form, padding)
     metadata = dataclasses.replace(_describe(model, proto, form), precision=kind, preprocessing=preprocessing)
     document = {
         **metadata.to_dict(),
         "image_size": [height, width],
         "opset": version,
+        "circular_padding": padding,
         "calibration": None if calibrated is None else calibrated.to_dict(),
         "git_revision": source_revision(),
     }
@@ -110,6 +116,7 @@ def export_checkpoint(
     opset: int | None = None,
     calibration: CalibrationSource | None = None,
     calibration_method: CalibrationMethod | str | None = None,
+    circular_padding: CircularPadding | str = "wrap",
 ) -> Artifact:
     """Write the network of a checkpoint, or of a packaged name, as an ONNX file; see `export_onnx`.
 
@@ -122,6 +129,7 @@ def export_checkpoint(
         opset: Version of the standard operators.
         calibration: Images of an ``int8`` file.
         calibration_method: How an ``int8`` file takes its ranges.
+        circular_padding: How circular padding is written.
 
     Raises:
         InputError: as in `export_onnx`, or the checkpoint cannot be read.
@@ -129,6 +137,7 @@ def export_checkpoint(
     """
     _checked_target(path)
     resolve_form(polyphase)
+    resolve_circular_padding(circular_padding)
     # Said before the checkpoint is read, which imports and builds a network.
     resolve_opset(opset, resolve_precision(precision))
     check_request(resolve_precision(precision), calibration, calibration_method)
@@ -143,6 +152,7 @@ def export_checkpoint(
         opset=opset,
         calibration=calibration,
         calibration_method=calibration_method,
+        circular_padding=circular_padding,
     )
 
 
@@ -184,9 +194,13 @@ def in_precision(traced: onnx.ModelProto, precision: Precision, calibration: Cal
     return in_half_precision(traced, precision)
 
 
-def finish_onnx(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto:
+def finish_onnx(
+    traced: onnx.ModelProto, form: PolyphaseForm, circular_padding: CircularPadding = "wrap"
+) -> onnx.ModelProto:
     """Return a graph of `trace_onnx`, which is not changed, in one of the three forms, with all shapes inferred."""
     proto = apply_form(traced, form)
+    if circular_padding == "concat":
+        proto = with_concatenations(proto)
     del proto.graph.value_info[:]
     return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
 

@@ -68,10 +68,10 @@ class ExportedFile:
     path: Path
 
     def runtimes(self) -> list[str]:
-        """Return the runtimes of this machine that run it."""
+        """Return the runtimes of this machine that run it, without those that are extras."""
         kind = "checkpoint" if self.form == "checkpoint" else "onnx"
-        usable = [status.name for status in available_runtimes() if status.available]
-        return [name for name in usable if resolve_runtime(name).reads == kind]
+        usable = [resolve_runtime(status.name) for status in available_runtimes() if status.available]
+        return [info.name for info in usable if info.reads == kind and not info.is_extra]
 
 
 @dataclass(frozen=True)

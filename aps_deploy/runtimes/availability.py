@@ -16,7 +16,7 @@ from typing import Literal, get_args
 
 from aps_deploy.errors import InputError, near_matches
 
-RuntimeName = Literal["torch", "onnx-reference", "onnxruntime"]
+RuntimeName = Literal["torch", "torch-compiled", "onnx-reference", "onnxruntime", "openvino"]
 FileKind = Literal["checkpoint", "onnx"]
 Device = Literal["cpu", "cuda"]
 
@@ -34,6 +34,7 @@ class RuntimeInfo:
         reads: kind of file it runs.
         devices: where it can run.
         install_hint: command that installs it.
+        is_extra: whether it runs only where it is asked for: what it needs is not on every machine.
     """
 
     name: RuntimeName
@@ -44,6 +45,7 @@ class RuntimeInfo:
     reads: FileKind
     devices: tuple[Device, ...]
     install_hint: str
+    is_extra: bool = False
 
 
 @dataclasses.dataclass(frozen=True)
@@ -87,6 +89,28 @@ RUNTIMES: dict[str, RuntimeInfo] = {
             reads="onnx",
             devices=("cpu",),
             install_hint="pip install onnx",
+        ),
+        RuntimeInfo(
+            name="torch-compiled",
+            title="PyTorch, compiled",
+            aliases=("compiled", "torch-compile"),
+            module="torch",
+            distributions=("torch",),
+            reads="checkpoint",
+            devices=("cpu", "cuda"),
+            install_hint="pip install torch torchvision",
+            is_extra=True,
+        ),
+        RuntimeInfo(
+            name="openvino",
+            title="OpenVINO",
+            aliases=("ov",),
+            module="openvino",
+            distributions=("openvino",),
+            reads="onnx",
+            devices=("cpu",),
+            install_hint='pip install "aps-deploy[openvino]"',
+            is_extra=True,
         ),
     )
 }

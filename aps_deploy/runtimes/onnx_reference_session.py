@@ -45,7 +45,7 @@ class OnnxReferenceSession(BaseSession):
             device="cpu",
             providers=("ReferenceEvaluator",),
             metadata=ModelMetadata.from_onnx(proto, name),
-            input_spec=_input_spec(proto, name),
+            input_spec=input_spec_of(proto, name),
             output_names=tuple(output.name for output in proto.graph.output),
             source=name,
         )
@@ -77,7 +77,12 @@ def _evaluator(proto: onnx.ModelProto, name: str) -> Any:
         ) from error
 
 
-def _input_spec(proto: onnx.ModelProto, name: str) -> InputSpec:
+def input_spec_of(proto: onnx.ModelProto, name: str) -> InputSpec:
+    """Return what the model takes.
+
+    Raises:
+        InputError: it has not one input that takes images.
+    """
     import onnx
 
     # Files of old tools list their weights among the inputs.

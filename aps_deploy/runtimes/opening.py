@@ -40,7 +40,8 @@ def open_session(
     Args:
         path: a checkpoint (``.safetensors`` or a packaged name such as ``resnet20_aps3.cifar10``), an ``.onnx``
             file, an ONNX model in memory, or a network made by `create_model`.
-        runtime: ``torch``, ``onnxruntime`` or ``onnx-reference``; None takes the default of the kind of file.
+        runtime: ``torch`` or ``torch-compiled`` for checkpoints and networks, ``onnxruntime``, ``onnx-reference`` or
+            ``openvino`` for ONNX files; None takes the default of the kind of file.
         device: ``cpu``, ``cuda``, or None: CUDA where the runtime truly starts on it, else the CPU.
         num_threads: threads of one run; None leaves the runtime's choice. PyTorch's hold for the whole process, and
             the ReferenceEvaluator has none to set.
@@ -60,14 +61,18 @@ def open_session(
             raise InputError(f"{name} does not exist; give the path of an ONNX file or a checkpoint.")
         check_sidecar(name)
     require_runtime(info)
-    if info.name == "torch":
+    if info.reads == "checkpoint":
         from aps_deploy.runtimes.torch_session import TorchSession
 
-        return TorchSession(name, device=where, num_threads=num_threads)
+        return TorchSession(name, device=where, num_threads=num_threads, is_compiled=info.name == "torch-compiled")
     if info.name == "onnxruntime":
         from aps_deploy.runtimes.onnxruntime_session import OnnxRuntimeSession
 
         return OnnxRuntimeSession(name, device=where, num_threads=num_threads)
+    if info.name == "openvino":
+        from aps_deploy.runtimes.openvino_session import OpenVinoSession
+
+        return OpenVinoSession(name, num_threads=num_threads)
     from aps_deploy.runtimes.onnx_reference_session import OnnxReferenceSession
 
     return OnnxReferenceSession(name)
@@ -109,7 +114,7 @@ def _runtime_for(kind: FileKind | Literal["network"], runtime: str | None, name:
         advice = (
             "export the checkpoint first with `aps-deploy export`"
             if wanted == "checkpoint"
-            else "accepted for ONNX files: onnxruntime, onnx-reference"
+            else "accepted for ONNX files: onnxruntime, onnx-reference, openvino"
         )
         raise InputError(f"{info.title} does not run {name}; {advice}.")
     return info
@@ -120,7 +125,8 @@ def _open_object(model: Any, runtime: str | None, device: str | None, num_thread
         from aps_deploy.runtimes.torch_session import TorchSession
 
         info = _runtime_for("network", runtime, "a network in memory")
-        return TorchSession(model, device=check_device(device, info), num_threads=num_threads)
+        compiled = info.name == "torch-compiled"
+        return TorchSession(model, device=check_device(device, info), num_threads=num_threads, is_compiled=compiled)
     if not hasattr(model, "SerializeToString"):
         raise InputError(
             f"an object of type {type(model).__name__} is no model this can run; accepted: a path, "
@@ -133,6 +139,10 @@ def _open_object(model: Any, runtime: str | None, device: str | None, num_thread
         from aps_deploy.runtimes.onnxruntime_session import OnnxRuntimeSession
 
         return OnnxRuntimeSession(model.SerializeToString(), device=where, num_threads=num_threads)
+    if info.name == "openvino":
+        from aps_deploy.runtimes.openvino_session import OpenVinoSession
+
+        return OpenVinoSession(model, num_threads=num_threads)
     from aps_deploy.runtimes.onnx_reference_session import OnnxReferenceSession
 
     return OnnxReferenceSession(model)

@@ -30,7 +30,7 @@ class Session(Protocol):
 
     @property
     def runtime(self) -> RuntimeName:
-        """``torch``, ``onnx-reference`` or ``onnxruntime``."""
+        """The name of one of `availability.RUNTIMES`."""
 
     @property
     def device(self) -> Device:

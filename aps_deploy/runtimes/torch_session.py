@@ -10,10 +10,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from aps_deploy.errors import InputError
+from aps_deploy.errors import ApsError, InputError
 from aps_deploy.runtimes.availability import Device
 from aps_deploy.runtimes.inputs import InputSpec
 from aps_deploy.runtimes.metadata import ModelMetadata
+from aps_deploy.runtimes.onnx_files import one_line
 from aps_deploy.runtimes.session import INDICES, LOGITS, BaseSession
 
 if TYPE_CHECKING:
@@ -29,6 +30,8 @@ class TorchSession(BaseSession):
         device: ``cpu``, ``cuda``, or None: CUDA where there is a device, else the CPU.
         num_threads: threads of PyTorch, for the whole process; None leaves them.
         source: name for messages.
+        is_compiled: whether `torch.compile` compiles the network, which happens in the first run and once more for
+            another batch size.
 
     Raises:
         InputError: there is no such checkpoint, it cannot be read, or CUDA was asked for and is not there.
@@ -41,6 +44,7 @@ class TorchSession(BaseSession):
         device: Device | None = None,
         num_threads: int | None = None,
         source: str | None = None,
+        is_compiled: bool = False,
     ) -> None:
         import torch
 
@@ -55,9 +59,12 @@ class TorchSession(BaseSession):
             torch.set_num_threads(num_threads)
         network: Any = model if path is None else load_checkpoint(path)
         self._network = network.to(where).eval()
+        self._is_compiled = is_compiled
+        forward = self._network.forward_with_selection
+        self._forward: Any = torch.compile(forward) if is_compiled else forward
         metadata = ModelMetadata.from_model(network)
         super().__init__(
-            runtime="torch",
+            runtime="torch-compiled" if is_compiled else "torch",
             device=where,
             providers=(torch.cuda.get_device_name() if where == "cuda" else "CPU",),
             metadata=metadata,
@@ -71,15 +78,28 @@ class TorchSession(BaseSession):
 
         # torch warns about read-only memory, which a memory-mapped or broadcast array has.
         writable = images if images.flags.writeable else images.copy()
-        with torch.inference_mode(), full_float32():
-            logits, indices = self._network.forward_with_selection(torch.from_numpy(writable).to(self.device))
+        # The compiler traces autograd's view of the network, which inference mode has not.
+        mode = torch.no_grad() if self._is_compiled else torch.inference_mode()
+        with mode, full_float32():
+            logits, indices = self._run_network(torch.from_numpy(writable).to(self.device))
         outputs = [logits.float().cpu().numpy()]
         if INDICES in self.output_names:
             outputs.append(indices.to(torch.int64).cpu().numpy())
         return [np.ascontiguousarray(value) for value in outputs]
 
+    def _run_network(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        if not self._is_compiled:
+            return self._forward(images)  # type: ignore[no-any-return]
+        try:
+            return self._forward(images)  # type: ignore[no-any-return]
+        except Exception as error:  # the compiler's own errors share no base with those of the C++ compiler it starts
+            raise ApsError(
+                f"torch.compile failed on {self.source} ({type(error).__name__}: {one_line(error)}); on a CPU it needs "
+                "a C++ compiler, or use --runtime torch."
+            ) from error
+
     def _release(self) -> None:
-        del self._network
+        del self._network, self._forward
 
 
 @contextlib.contextmanager

@@ -14,8 +14,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.errors import InputError
-from aps_deploy.runtimes.batching import Runner, batches
-from aps_deploy.verification.comparing import Images, Progress, finite_rows, logits_of, roll
+from aps_deploy.runtimes.batching import ImageSource, Runner, batches
+from aps_deploy.verification.comparing import Images, Logits, Progress, finite_rows, logits_of, roll
 from aps_deploy.verification.shifts import Offset
 
 ProtocolName = Literal["cifar", "cifar-crop", "cifar-erase", "cifar-flip", "imagenet"]
@@ -95,12 +95,13 @@ class AuthorsConsistency:
 
 def authors_consistency(
     runner: Runner,
-    images: Images,
+    images: ImageSource,
     labels: npt.NDArray[np.int64] | None = None,
     *,
     protocol: AuthorsProtocol = CIFAR_PROTOCOL,
     seed: int = 0,
     batch_size: int = 64,
+    base: Logits | None = None,
     progress: Progress | None = None,
 ) -> AuthorsConsistency:
     """Return the result of the authors' evaluation: two random shifts per batch, share of agreeing classes.
@@ -108,7 +109,8 @@ def authors_consistency(
     The images are normalised, so that 0 is the mean colour. The shifts are drawn as the authors' code draws them
     (``numpy.random.seed(seed)``, two calls of ``randint`` per batch, after one for the erased square), so the same
     images in the same order meet the same shifts. The protocol's batch is run in parts of ``batch_size``.
-    Logits that are not finite name no class, so they agree with nothing.
+    Logits that are not finite name no class, so they agree with nothing. Where the protocol changes no image, ``base``
+    (N, classes) may give the runner's logits for the unshifted images, which spares a run of each.
 
     Raises:
         InputError: there are no images, or they are too small for the protocol.
@@ -129,7 +131,11 @@ def authors_consistency(
         agreeing.append(int(((classes[0] == classes[1]) & (classes[0] != _NO_CLASS)).sum()))
         sizes.append(len(batch))
         if labels is not None:
-            right.append(int((_classes(runner, batch, batch_size) == labels[rows]).sum()))
+            if base is None or protocol.change != "none":
+                unshifted = _classes(runner, batch, batch_size)
+            else:
+                unshifted = _best(base[rows])
+            right.append(int((unshifted == labels[rows]).sum()))
         if progress is not None:
             progress("authors' protocol", sum(sizes), len(images))
     consistency = _percent(agreeing, sizes, protocol.average)
@@ -174,9 +180,12 @@ def _shifted(images: Images, offset: Offset, protocol: AuthorsProtocol) -> Image
 def _classes(runner: Runner, images: Images, batch_size: int) -> npt.NDArray[np.int64]:
     parts = []
     for rows in batches(len(images), batch_size):
-        logits = logits_of(runner, images[rows])
-        parts.append(np.where(finite_rows(logits), logits.argmax(axis=1), _NO_CLASS))
+        parts.append(_best(logits_of(runner, images[rows])))
     return np.concatenate(parts)
+
+
+def _best(logits: Logits) -> npt.NDArray[np.int64]:
+    return np.where(finite_rows(logits), logits.argmax(axis=1), _NO_CLASS)
 
 
 def _offset(drawn: npt.NDArray[Any]) -> Offset:

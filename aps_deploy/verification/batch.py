@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from aps_deploy.errors import ApsError, InputError
-from aps_deploy.runtimes.batching import Runner
+from aps_deploy.runtimes.batching import ImageSource, Runner
 from aps_deploy.verification.comparing import (
     Images,
     Logits,
@@ -73,7 +73,7 @@ class BatchResult:
 
 def check_batches(
     runner: Runner,
-    images: Images,
+    images: ImageSource,
     *,
     atol: float = 1e-4,
     rtol: float = 1e-3,
@@ -90,7 +90,7 @@ def check_batches(
     """
     if len(images) == 0:
         raise InputError("batch checks need at least one image.")
-    few = images[:num_images]
+    few: Images = images[:num_images]
     size = max(len(few), 5) | 1
     batch = np.ascontiguousarray(np.resize(few, (size, *few.shape[1:])))
     together = logits_of(runner, batch)

@@ -13,17 +13,9 @@ import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.errors import ApsError, InputError
-from aps_deploy.runtimes.batching import Runner, batches
-from aps_deploy.verification.comparing import (
-    Images,
-    Progress,
-    finite_or_none,
-    finite_rows,
-    identical_rows,
-    largest_difference,
-    logits_of,
-    roll,
-)
+from aps_deploy.runtimes.batching import ImageSource, Runner, batches
+from aps_deploy.verification.comparing import Logits, Progress, finite_or_none, logits_of, roll
+from aps_deploy.verification.consistency_tally import Tally
 from aps_deploy.verification.shifts import Offset, ShiftSet
 
 
@@ -160,21 +152,26 @@ class Consistency:
 
 def measure_consistency(
     runner: Runner,
-    images: Images,
+    images: ImageSource,
     shifts: ShiftSet,
     *,
     batch_size: int = 64,
     tied: npt.NDArray[np.bool_] | None = None,
+    base: Logits | None = None,
     progress: Progress | None = None,
 ) -> Consistency:
     """Return how the outputs of ``runner`` change under every shift of the set, for every image.
 
+    Images are taken batch by batch, each once; counts are kept and no pair, so that memory does not grow with the
+    number of shifts.
+
     Args:
         runner: a session.
-        images: float32 (N, 3, H, W), preprocessed.
+        images: (N, 3, H, W) float32, preprocessed.
         shifts: what to try.
         batch_size: images per call.
         tied: (N,) True for images whose pairs are to be counted apart, see `Consistency`.
+        base: (N, classes) the runner's logits for the unshifted images, in batches of the same size; None runs them.
         progress: called after every batch and shift.
 
     Raises:
@@ -184,93 +181,59 @@ def measure_consistency(
     if len(images) == 0 or len(shifts) == 0:
         raise InputError(f"consistency of {len(images)} images under {len(shifts)} shifts is not defined.")
     is_tied = np.zeros(len(images), dtype=bool) if tied is None else np.asarray(tied, dtype=bool)
-    shape = (len(images), len(shifts))
-    changed, identical, finite = (np.zeros(shape, dtype=bool) for _ in range(3))
-    change = np.zeros(shape)
+    tally = Tally(is_tied, len(shifts))
     done, total = 0, len(images) * len(shifts)
     for rows in batches(len(images), batch_size):
         batch = images[rows]
-        base = logits_of(runner, batch)
+        unshifted = logits_of(runner, batch) if base is None else base[rows]
         for column, offset in enumerate(shifts.offsets):
             shifted = logits_of(runner, roll(batch, offset))
-            if shifted.shape != base.shape:
-                raise ApsError(f"logits of shape {shifted.shape} under shift {offset}, {base.shape} without.")
-            # A NaN names no class: argmax would give all of them the same one, and equal NaNs have equal bits.
-            usable = finite_rows(base, shifted)
-            finite[rows, column] = usable
-            changed[rows, column] = ~usable | (base.argmax(axis=1) != shifted.argmax(axis=1))
-            identical[rows, column] = usable & identical_rows(base, shifted)
-            change[rows, column] = largest_difference(base, shifted)
+            if shifted.shape != unshifted.shape:
+                raise ApsError(f"logits of shape {shifted.shape} under shift {offset}, {unshifted.shape} without.")
+            tally.add(rows, column, unshifted, shifted)
             done += len(batch)
             if progress is not None:
                 progress("consistency", done, total)
-    return _summary(shifts, is_tied, changed, identical, finite, change)
+    return _summary(shifts, tally)
 
 
-def _summary(
-    shifts: ShiftSet,
-    tied: npt.NDArray[np.bool_],
-    changed: npt.NDArray[np.bool_],
-    identical: npt.NDArray[np.bool_],
-    finite: npt.NDArray[np.bool_],
-    change: npt.NDArray[np.float64],
-) -> Consistency:
-    free = ~tied
+def _summary(shifts: ShiftSet, tally: Tally) -> Consistency:
+    columns = zip(shifts.offsets, tally.changed, tally.not_identical, tally.change, strict=True)
     records = tuple(
-        ShiftRecord(
-            dy=offset[0],
-            dx=offset[1],
-            changed=int(changed[free, column].sum()),
-            not_identical=int((~identical[free, column]).sum()),
-            max_logit_change=float(change[free, column].max(initial=0.0)),
-        )
-        for column, offset in enumerate(shifts.offsets)
+        ShiftRecord(dy, dx, int(changed), int(not_identical), float(change))
+        for (dy, dx), changed, not_identical, change in columns
     )
-    num_pairs = int(free.sum()) * len(shifts)
-    worst_image = worst_shift = worst_pair = None
+    num_tied = int(tally.tied.sum())
+    num_pairs = (len(tally.tied) - num_tied) * len(shifts)
+    worst_shift = None
     if num_pairs:
-        # lexsort's last key decides first: class changes, then the logit change.
-        order = np.lexsort((change[free].max(axis=1), changed[free].sum(axis=1)))
-        worst_image = int(np.flatnonzero(free)[order[-1]])
         worst = max(records, key=lambda record: (record.changed, record.max_logit_change))
         worst_shift = (worst.dy, worst.dx)
-        worst_pair = _worst_pair(shifts, np.flatnonzero(free), changed, identical, change)
     return Consistency(
-        num_images=len(tied),
+        num_images=len(tally.tied),
         num_shifts=len(shifts),
         num_pairs=num_pairs,
-        agreeing_pairs=int((~changed[free]).sum()),
-        identical_pairs=int(identical[free].sum()),
+        agreeing_pairs=num_pairs - int(tally.changed.sum()),
+        identical_pairs=num_pairs - int(tally.not_identical.sum()),
         identical_shifts=sum(record.not_identical == 0 for record in records) if num_pairs else 0,
-        max_logit_change=float(change[free].max(initial=0.0)),
-        non_finite_pairs=int((~finite).sum()),
-        worst_image=worst_image,
+        max_logit_change=float(tally.change.max(initial=0.0)),
+        non_finite_pairs=tally.non_finite,
+        worst_image=tally.worst_image,
         worst_shift=worst_shift,
-        worst_pair=worst_pair,
-        tied_pairs=int(tied.sum()) * len(shifts),
-        tied_agreeing_pairs=int((~changed[tied]).sum()),
-        tied_identical_pairs=int(identical[tied].sum()),
+        worst_pair=_worst_pair(shifts, tally),
+        tied_pairs=num_tied * len(shifts),
+        tied_agreeing_pairs=tally.tied_agreeing,
+        tied_identical_pairs=tally.tied_identical,
         shifts=records,
     )
 
 
-def _worst_pair(
-    shifts: ShiftSet,
-    images: npt.NDArray[np.intp],
-    changed: npt.NDArray[np.bool_],
-    identical: npt.NDArray[np.bool_],
-    change: npt.NDArray[np.float64],
-) -> WorstPair:
-    """Return the worst pair among the rows ``images``; of equals the first."""
-    keys = [array[images].ravel() for array in (~identical, change, changed)]
-    # A stable sort from the worst down: the first of equals stays first.
-    order = np.lexsort([-key.astype(np.float64) for key in keys])
-    row, column = divmod(int(order[0]), len(shifts))
-    image = int(images[row])
+def _worst_pair(shifts: ShiftSet, tally: Tally) -> WorstPair | None:
+    if tally.worst_pair is None:
+        return None
+    image, column, changes_class, identical, change = tally.worst_pair
     dy, dx = shifts.offsets[column]
-    return WorstPair(
-        image, dy, dx, bool(changed[image, column]), bool(identical[image, column]), float(change[image, column])
-    )
+    return WorstPair(image, dy, dx, changes_class, identical, change)
 
 
 def _percent(part: int, whole: int) -> float:

@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.errors import ApsError
-from aps_deploy.verification.comparing import Images
+from aps_deploy.runtimes.batching import ImageSource
 
 if TYPE_CHECKING:
     import onnx
@@ -71,7 +71,7 @@ def add_score_outputs(model: onnx.ModelProto, metadata: ModelMetadata) -> onnx.M
 def measure_scores(
     model: onnx.ModelProto,
     metadata: ModelMetadata,
-    images: Images,
+    images: ImageSource,
     *,
     runtime: str = "onnxruntime",
     device: str | None = "cpu",
@@ -82,7 +82,7 @@ def measure_scores(
     Args:
         model: from `load_inlined`.
         metadata: of the file, with at least one selection.
-        images: float32, preprocessed.
+        images: (N, 3, H, W) float32, preprocessed.
         runtime: the runtime of the session that is being verified, so that its own error is measured.
         device: likewise.
         batch_size: images per call.

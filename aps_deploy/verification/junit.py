@@ -55,7 +55,7 @@ def save_junit(certificate: Certificate, path: str | os.PathLike[str]) -> Path:
 def _properties(certificate: Certificate) -> dict[str, str]:
     return {
         "file.sha256": certificate.file["sha256"],
-        "reference.sha256": certificate.reference["sha256"],
+        "reference.sha256": certificate.reference["sha256"] or "none",
         "runtime": certificate.environment["runtime"],
         "device": certificate.environment["device"],
         "images": str(certificate.data["num_images"]),

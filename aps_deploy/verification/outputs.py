@@ -13,7 +13,12 @@ from aps_deploy.verification.certificate import MODEL_SUFFIXES, Certificate
 _NEVER_A_CERTIFICATE = (
     *MODEL_SUFFIXES, ".pt", ".pth", ".tar", ".ckpt", ".bin", ".engine", ".data", ".npz",
 )  # fmt: skip
-_SUFFIXES = {"report": (".html", ".htm"), "JUnit file": (".xml",), "worst case": (".npz",)}
+_SUFFIXES = {
+    "report": (".html", ".htm"),
+    "JUnit file": (".xml",),
+    "worst case": (".npz",),
+    "saved reference": (".npz",),
+}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -25,12 +30,14 @@ class Outputs:
         report: HTML.
         junit: XML.
         worst_case: NumPy archive.
+        saved_reference: NumPy archive.
     """
 
     certificate: Path | None
     report: Path | None = None
     junit: Path | None = None
     worst_case: Path | None = None
+    saved_reference: Path | None = None
 
     def check(self, inputs: Mapping[str, Path]) -> None:
         """Refuse places that cannot be written or are taken.
@@ -47,7 +54,7 @@ class Outputs:
             taken[f"the {what}"] = path
 
     def write(self, certificate: Certificate) -> None:
-        """Write the certificate, the report and the JUnit file; the worst case has been written by then.
+        """Write the certificate, the report and the JUnit file; what is no text has been written by then.
 
         Raises:
             ApsError: the disk is full or a folder cannot be written.
@@ -69,6 +76,7 @@ class Outputs:
             "report": self.report,
             "JUnit file": self.junit,
             "worst case": self.worst_case,
+            "saved reference": self.saved_reference,
         }
         return {what: path for what, path in places.items() if path is not None}
 

@@ -95,8 +95,8 @@ def compare_logits(
         top1_percent=100 * float((same_class & finite).mean()),
         top5_percent=100 * float((_same_top(ours, theirs, 5) & finite).mean()),
         clear_disagreements=int((finite & ~same_class & clear).sum()),
-        file_accuracy_percent=_accuracy(ours, labels),
-        reference_accuracy_percent=_accuracy(theirs, labels),
+        file_accuracy_percent=percent_right(ours, labels),
+        reference_accuracy_percent=percent_right(theirs, labels),
     )
 
 
@@ -123,7 +123,8 @@ def _same_top(ours: npt.NDArray[np.float64], theirs: npt.NDArray[np.float64], co
     return np.asarray((best[0] == best[1]).all(axis=1))
 
 
-def _accuracy(logits: npt.NDArray[np.float64], labels: npt.NDArray[np.int64] | None) -> float | None:
+def percent_right(logits: Logits, labels: npt.NDArray[np.int64] | None) -> float | None:
+    """Return the share of logits (N, classes) whose largest is that of the label (N,), in percent; None without."""
     return None if labels is None else 100 * float((logits.argmax(axis=1) == labels).mean())
 
 

@@ -6,13 +6,13 @@ import copy
 import dataclasses
 import hashlib
 import os
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.errors import InputError
-from aps_deploy.runtimes.batching import batches
+from aps_deploy.runtimes.batching import ImageSource, batches
 from aps_deploy.runtimes.session import LOGITS, Outputs
 from aps_deploy.verification.comparing import Images, Progress
 
@@ -31,8 +31,8 @@ class ReferenceTrace:
         logits: (N, classes) float32.
         indices: (N, L) int64, the indices used: the forced ones where given.
         chosen: (N, L) int64, what each layer would have chosen itself on the map it saw.
-        margins: (N, L) float64, relative margin of each layer's own choice.
-        scores: (N, L, s*s) float64, each row divided by its largest magnitude.
+        margins: (N, L) float64, relative margin of each layer's own choice; infinite where it is not known.
+        scores: (N, L, s*s) float64, each row divided by its largest magnitude; NaN where they are not known.
     """
 
     logits: npt.NDArray[np.float32]
@@ -51,6 +51,10 @@ class Reference:
         name: file name, packaged name or architecture, for messages.
         sha256: of the checkpoint's bytes; of the weights for a model in memory.
     """
+
+    kind: ClassVar[Literal["checkpoint"]] = "checkpoint"
+    can_run: ClassVar[bool] = True
+    can_force: ClassVar[bool] = True
 
     model: Any
     name: str
@@ -117,7 +121,7 @@ class Reference:
 
     def trace(
         self,
-        images: Images,
+        images: ImageSource,
         forced: npt.NDArray[np.int64] | None = None,
         *,
         batch_size: int = 64,

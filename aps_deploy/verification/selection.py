@@ -1,7 +1,8 @@
 """Did the file choose the components that the reference chooses? Per layer, every disagreement explained or not.
 
 The reference is run with the file's own indices forced, so each of its selections sees the input that the file's
-selection saw, and one early disagreement does not spoil the comparison of the later layers. A disagreement is
+selection saw, and one early disagreement does not spoil the comparison of the later layers. One that cannot be forced
+is compared up to the first disagreement of an image; the layers behind it are *not judged*. A disagreement is
 *explained* only where the reference's relative margin is below the error measured in the file's own scores at that
 layer, and never above the cap of the file's precision. Zero margins are *tied*: neither right nor wrong.
 """
@@ -43,9 +44,10 @@ class MarginHistogram:
 
     @classmethod
     def of(cls, margins: Floats) -> MarginHistogram:
-        """Return the histogram of margins of any shape; NaN counts as a tie, as everywhere here."""
-        positive = margins[margins > 0]
-        tied = int(margins.size - positive.size)
+        """Return the histogram of margins of any shape; NaN counts as a tie, infinity as an unknown margin."""
+        known = margins[~np.isposinf(margins)]
+        positive = known[known > 0]
+        tied = int(known.size - positive.size)
         if not positive.size:
             return cls(tied, 0.0, ())
         bins = np.floor(np.log10(positive) / MARGIN_BIN).astype(int)
@@ -59,7 +61,7 @@ class MarginHistogram:
 
 @dataclasses.dataclass(frozen=True)
 class LayerSelection:
-    """Agreement of one selecting layer over all images; ``num_images`` is the sum of the four counts.
+    """Agreement of one selecting layer; its first four counts and ``not_judged`` add up to ``num_images``.
 
     Attributes:
         layer: module path of the layer in the PyTorch model.
@@ -69,6 +71,8 @@ class LayerSelection:
         tied: images whose two best components tie exactly in the reference, whatever the file chose.
         tied_in_file: images whose two best components tie exactly in the file, and in the reference lie closer
             together than ``tolerance``: low precision rounded them to one number. Counted under the other names too.
+        not_judged: images on which the reference saw another map, because an earlier layer chose otherwise and it
+            could not be made to choose what the file chose.
         at_risk: images that agree, but whose margin is below ``tolerance``: another kernel may choose otherwise.
         measured_error: largest error of the file's relative score gaps over agreeing images; None where the scores
             could not be measured.
@@ -83,6 +87,7 @@ class LayerSelection:
     unexplained: int
     tied: int
     tied_in_file: int
+    not_judged: int
     at_risk: int
     measured_error: float | None
     tolerance: float
@@ -152,8 +157,9 @@ def compare_selections(
     *,
     file_scores: tuple[Floats, ...] | None,
     cap: float,
+    judged: npt.NDArray[np.bool_] | None = None,
 ) -> SelectionAgreement:
-    """Return the agreement of ``file_indices`` (N, L) with a reference that was run with these indices forced.
+    """Return the agreement of ``file_indices`` (N, L) with a reference that saw the same maps.
 
     Args:
         layers: names of the L layers.
@@ -164,14 +170,18 @@ def compare_selections(
         file_scores: per layer (N, K), the file's own scores; None where they cannot be read, and then nothing
             explains a disagreement.
         cap: largest tolerance, whatever the measured error.
+        judged: (N, L) False where the reference's layer saw another map; None where it was run with the file's
+            indices forced, so that all of them saw the same.
     """
     results = []
-    any_tied = tied_images(margins)
+    comparable = np.ones(file_indices.shape, bool) if judged is None else judged
+    any_tied = tied_images(np.where(comparable, margins, np.inf))
     for column, layer in enumerate(layers):
-        margin = margins[:, column]
+        margin, seen = margins[:, column], comparable[:, column]
         # A non-finite score has no margin either; NaN comparisons would drop the image from every count.
-        tied = ~(margin > 0)
-        agrees = (file_indices[:, column] == choice[:, column]) & ~tied
+        tied = ~(margin > 0) & seen
+        free = seen & ~tied
+        agrees = (file_indices[:, column] == choice[:, column]) & free
         error = None
         if file_scores is not None:
             error = _gap_error(file_scores[column], reference_scores[:, column], choice[:, column], agrees)
@@ -180,31 +190,34 @@ def compare_selections(
         # Only close ones: a file whose scores all tie has not earned an exemption.
         tied_in_file = np.zeros_like(tied)
         if file_scores is not None:
-            tied_in_file = ~tied & close & _ties(file_scores[column], file_indices[:, column])
+            tied_in_file = free & close & _ties(file_scores[column], file_indices[:, column])
         any_tied |= tied_in_file
-        free = margin[~tied]
+        known = margin[free & ~np.isposinf(margin)]
         results.append(
             LayerSelection(
                 layer=layer,
                 agreed=int(agrees.sum()),
-                explained=int((~tied & ~agrees & close).sum()),
-                unexplained=int((~tied & ~agrees & ~close).sum()),
+                explained=int((free & ~agrees & close).sum()),
+                unexplained=int((free & ~agrees & ~close).sum()),
                 tied=int(tied.sum()),
                 tied_in_file=int(tied_in_file.sum()),
+                not_judged=int((~seen).sum()),
                 at_risk=int((agrees & close).sum()),
                 measured_error=error,
                 tolerance=tolerance,
-                smallest_margin=float(free.min()) if len(free) else None,
-                margins=MarginHistogram.of(margin),
+                smallest_margin=float(known.min()) if len(known) else None,
+                margins=MarginHistogram.of(margin[seen]),
             )
         )
-    return SelectionAgreement(tuple(results), len(file_indices), any_tied, margin_histogram(margins))
+    histogram = margin_histogram(margins[comparable])
+    return SelectionAgreement(tuple(results), len(file_indices), any_tied, histogram)
 
 
 def margin_histogram(margins: Floats) -> dict[str, int]:
     """Return how many of the margins lie in each decade, ``"1e-4"`` meaning 1e-4 to 1e-3; ties are under ``"0"``."""
-    positive = margins[margins > 0]
-    histogram = {"0": int(margins.size - positive.size)}
+    known = margins[~np.isposinf(margins)]
+    positive = known[known > 0]
+    histogram = {"0": int(known.size - positive.size)}
     if positive.size:
         decades = np.floor(np.log10(positive)).astype(int)
         for decade in range(int(decades.min()), int(decades.max()) + 1):

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import logging
 import os
+import time
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.errors import ApsError, InputError
+from aps_deploy.runtimes.session import INDICES, LOGITS
 from aps_deploy.verification.authors import CIFAR_PROTOCOL, IMAGENET_PROTOCOL, authors_consistency
 from aps_deploy.verification.batch import check_batches
-from aps_deploy.verification.comparing import Images, Progress, finite_or_none
+from aps_deploy.verification.comparing import Logits, Progress, finite_or_none
 from aps_deploy.verification.consistency import Consistency, measure_consistency
 from aps_deploy.verification.declaration import (
     declared_differently,
@@ -22,8 +27,10 @@ from aps_deploy.verification.declaration import (
 from aps_deploy.verification.instrument import measure_scores
 from aps_deploy.verification.layer_precision import LayerPrecision, faults_against, file_precision
 from aps_deploy.verification.ledger import Ledger
-from aps_deploy.verification.parity import compare_logits
-from aps_deploy.verification.reference import Reference, ReferenceTrace, load_reference
+from aps_deploy.verification.parity import compare_logits, percent_right
+from aps_deploy.verification.reference import ReferenceTrace, load_reference
+from aps_deploy.verification.reference_trace import ComparedTrace, compared_trace
+from aps_deploy.verification.references import NUM_COMPONENTS, AnyReference, family_of
 from aps_deploy.verification.selection import SelectionAgreement, compare_selections, tied_images
 from aps_deploy.verification.shifts import ShiftSet
 from aps_deploy.verification.worst_case import WorstCase, make_worst_case
@@ -31,10 +38,16 @@ from aps_deploy.verification.worst_case import WorstCase, make_worst_case
 if TYPE_CHECKING:
     import onnx
 
-    from aps_deploy.runtimes import Session
+    from aps_deploy.runtimes import ModelMetadata, Session
+    from aps_deploy.runtimes.batching import ImageSource
+
+_LOGGER = logging.getLogger(__name__)
 
 Labels = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.int64]
+
+_NO_REFERENCE = "there is no reference to compare with"
+_PARITY_GATES = ("parity_images", "parity_excess", "parity_mean_abs", "parity_cosine", "clear_top1_changes")
 
 REFERENCE_IMAGES = 16
 REFERENCE_PAIRS = 16_384
@@ -53,8 +66,8 @@ class Run:
     graph: onnx.ModelProto | None
     layers: tuple[LayerPrecision, ...]
     asked_precision: str | None
-    reference: Reference
-    images: Images
+    reference: AnyReference
+    images: ImageSource
     labels: Labels | None
     shifts: ShiftSet
     ledger: Ledger
@@ -64,6 +77,12 @@ class Run:
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     worst_case: WorstCase | None = None
+    own_trace: ReferenceTrace | None = None
+
+    @property
+    def promised(self) -> ModelMetadata:
+        """What the file must keep: what the reference promises or, where it says nothing, what the file declares."""
+        return self.reference.promised if self.reference.promised.is_known else self.session.metadata
 
     def check_file(self, file: str | os.PathLike[str], byte_faults: tuple[str, ...]) -> None:
         """Run every step on the open session."""
@@ -72,21 +91,42 @@ class Run:
         present = self._present(graph)
         self._declaration(file, present)
         self._precision()
-        logits, indices = self._outputs(present)
+        with _timed("the file, unshifted"):
+            logits, indices = self._outputs(present)
         if graph is not None:
             self._static(graph)
         if logits is None:
             if self.ledger.gates["missing_outputs"].limit is None:
                 raise ApsError("the file has no output logits, so nothing of it can be measured; export it again.")
             return
-        forced = self._usable(indices)
-        trace = self.reference.trace(self.images, forced, batch_size=self.batch_size, progress=self.progress)
-        agreement = None if forced is None else self._selection(file, graph, forced, trace)
+        usable = self._usable(indices)
+        compared = self._compared(usable)
+        agreement = None
+        if usable is not None and compared is not None:
+            with _timed("scores of the file's selections"):
+                agreement = self._selection(file, graph, usable, compared)
         if agreement is None:
             self._no_selection(indices)
-        self._parity(logits, trace)
-        self._consistency(tied_images(trace.margins) if agreement is None else agreement.tied_images)
-        self._batches()
+        self._parity(logits, compared)
+        tied = np.zeros(len(self.images), bool)
+        if agreement is not None:
+            tied = agreement.tied_images
+        elif compared is not None:
+            tied = tied_images(compared.trace.margins)
+        self._consistency(tied, logits)
+        with _timed("batches"):
+            self._batches()
+
+    def _compared(self, indices: Indices | None) -> ComparedTrace | None:
+        """Return the reference's answers for all images; None where there is no reference."""
+        if self.reference.kind == "none":
+            return None
+        with _timed("the reference"):
+            own = self.reference.trace(self.images, batch_size=self.batch_size, progress=self.progress)
+            self.own_trace = own
+            return compared_trace(
+                self.reference, self.images, own, indices, batch_size=self.batch_size, progress=self.progress
+            )
 
     def _present(self, graph: onnx.ModelProto | None) -> set[str]:
         # A session lends the name "logits" to whatever output comes first; the graph itself does not.
@@ -94,17 +134,23 @@ class Run:
 
     def _declaration(self, file: str | os.PathLike[str], present: set[str]) -> None:
         """Compare what the file says of itself with the reference, and ask it for evidence of every selection."""
-        declared, promised = self.session.metadata, self.reference.promised
+        declared, promised = self.session.metadata, self.promised
+        others: tuple[str, ...] = ()
         if declared.is_known:
             others = declared_differently(declared, promised)
             if self.graph is not None:
                 others += precision_declared_differently(file, declared, file_precision(self.layers))
             self.details["declared_differently"] = list(others)
+        if not declared.is_known:
+            self.ledger.not_applicable("file", "declared_differently", "the file declares nothing")
+        elif others or (self.reference.kind != "none" and self.reference.promised.is_known):
             self.ledger.record("file", "declared_differently", len(others), fault="; ".join(others))
         else:
-            self.ledger.not_applicable("file", "declared_differently", "the file declares nothing")
+            reason = "no reference says what the file must be; the graph bears out what it declares of its precision"
+            self.ledger.not_applicable("file", "declared_differently", reason)
         if not promised.num_selections:
-            self.ledger.not_applicable("file", "unaudited_layers", "the network selects nothing")
+            reason = "the network selects nothing" if promised.is_known else "nothing says that the network selects"
+            self.ledger.not_applicable("file", "unaudited_layers", reason)
             return
         missing, lacks = unaudited_layers(declared, promised, present, is_graph=self.graph is not None)
         fault = f"the file is not auditable: {lacks}; the gate unaudited_layers=off measures it as far as that goes"
@@ -136,7 +182,7 @@ class Run:
     def _static(self, graph: onnx.ModelProto) -> None:
         from aps_deploy.verification.static_check import check_graph
 
-        findings = check_graph(graph, self.session.metadata, self.reference.promised)
+        findings = check_graph(graph, self.session.metadata, self.promised)
         self.details["static"] = [dataclasses.asdict(finding) for finding in findings]
         if not self.session.metadata.is_known:
             reason = f"the file declares nothing to check it by; findings listed in the details: {len(findings)}"
@@ -148,7 +194,7 @@ class Run:
 
     def _outputs(self, present: set[str]) -> tuple[npt.NDArray[Any] | None, Indices | None]:
         """Return the file's logits and indices for all images; None for what it does not have."""
-        from aps_deploy.runtimes import run_batched
+        from aps_deploy.runtimes import iterate_outputs
 
         metadata = self.session.metadata
         expected = ["logits"] if metadata.is_known else []
@@ -159,21 +205,32 @@ class Run:
         self.ledger.record("file", "missing_outputs", len(missing), fault=fault)
         if "logits" in missing:
             return None, None
-        outputs = run_batched(self.session, self.images, batch_size=self.batch_size)
-        logits = outputs["logits"]
-        wanted = (len(self.images), self.reference.num_classes)
-        if logits.shape != wanted:
+        parts: dict[str, list[npt.NDArray[Any]]] = {}
+        for rows, outputs in iterate_outputs(self.session, self.images, batch_size=self.batch_size):
+            _check_shape(outputs[LOGITS], rows.stop - rows.start, self.session.source)
+            # A file of another tool may have feature maps among its outputs: of all images they would not fit.
+            for name in (LOGITS, INDICES):
+                if name in outputs:
+                    parts.setdefault(name, []).append(outputs[name])
+            if self.progress is not None:
+                self.progress("the file, unshifted", rows.stop, len(self.images))
+        kept = {name: np.concatenate(values) for name, values in parts.items()}
+        logits = kept[LOGITS]
+        num_classes = self.reference.num_classes
+        if num_classes not in (None, logits.shape[1]):
             raise InputError(
                 f"{self.session.source} gives outputs of shape {logits.shape} for {len(self.images)} images, but the "
-                f"reference {self.reference.name} has {wanted[1]} classes; give the checkpoint it was made from."
+                f"reference {self.reference.name} has {num_classes} classes; give the checkpoint it was made from."
             )
         bad_rows = int((~np.isfinite(logits).all(axis=1)).sum())
         self.ledger.record("file", "non_finite_rows", bad_rows)
-        return logits, outputs.get("polyphase_indices")
+        return logits, kept.get(INDICES)
 
     def _usable(self, indices: Indices | None) -> Indices | None:
-        """Return the indices if the reference can be forced to take them; count what is out of range."""
+        """Return the indices if they can be held against the reference's; count what is out of range."""
         num_layers = len(self.reference.selection_layers)
+        if self.reference.kind == "none" and indices is not None and indices.ndim == 2:
+            num_layers = indices.shape[1]
         if indices is None or num_layers == 0:
             return None
         if indices.shape != (len(self.images), num_layers):
@@ -181,26 +238,29 @@ class Run:
                 f"{self.session.source} reports selections of shape {indices.shape} for {len(self.images)} images, but "
                 f"the reference selects in {num_layers} layers; give the checkpoint it was made from."
             )
-        components = 4  # every registered architecture has stride 2
-        outside = int(((indices < 0) | (indices >= components)).sum())
+        outside = int(((indices < 0) | (indices >= NUM_COMPONENTS)).sum())
         self.ledger.record("selection", "index_range", outside)
         return None if outside else indices
 
     def _selection(
-        self, file: str | os.PathLike[str], graph: onnx.ModelProto | None, forced: Indices, trace: ReferenceTrace
+        self, file: str | os.PathLike[str], graph: onnx.ModelProto | None, indices: Indices, compared: ComparedTrace
     ) -> SelectionAgreement:
-        scores, note = self._file_scores(file, graph, forced)
+        scores, note = self._file_scores(file, graph, indices)
+        trace = compared.trace
+        if np.isposinf(trace.margins).all():
+            scores, note = None, "the reference tells no margins, so nothing explains a disagreement"
         agreement = compare_selections(
             self.reference.selection_layers,
-            forced,
+            indices,
             trace.chosen,
             trace.scores,
             trace.margins,
             file_scores=scores,
             cap=self.ledger.limit("margin_cap"),
+            judged=compared.judged,
         )
         self.details["selection"] = {**agreement.to_dict(), "scores": note}
-        for name in ("agreed", "explained", "unexplained", "tied", "tied_in_file", "at_risk"):
+        for name in ("agreed", "explained", "unexplained", "tied", "tied_in_file", "not_judged", "at_risk"):
             self.counts[name] = agreement.total(name)
         self.counts["tied_images"] = int(agreement.tied_images.sum())
         worst = [layer.layer for layer in agreement.layers if layer.unexplained]
@@ -236,8 +296,11 @@ class Run:
         return measured.scores, f"measured in {session.runtime} on a copy of the graph"
 
     def _no_selection(self, indices: Indices | None) -> None:
-        if not self.reference.selection_layers:
-            reason = "the network selects nothing"
+        if self.reference.kind == "none":
+            reason = _NO_REFERENCE
+        elif not self.reference.selection_layers:
+            selects = self.promised.num_selections > 0
+            reason = "the reference reports no selections" if selects else "the network selects nothing"
         elif indices is None:
             reason = "the file does not report its selections"
         else:
@@ -245,46 +308,78 @@ class Run:
         self.details["selection"] = None
         self.ledger.not_applicable("selection", "unexplained_selections", reason)
 
-    def _parity(self, logits: npt.NDArray[Any], trace: ReferenceTrace) -> None:
+    def _parity(self, logits: Logits, compared: ComparedTrace | None) -> None:
         ledger = self.ledger
+        if compared is None:
+            for name in (*_PARITY_GATES, "accuracy_drop"):
+                ledger.not_applicable("parity", name, _NO_REFERENCE)
+            return
+        if logits.shape != compared.trace.logits.shape:
+            raise InputError(
+                f"{self.session.source} has {logits.shape[1]} classes, but the reference {self.reference.name} has "
+                f"{compared.trace.logits.shape[1]}; give the model it was made from."
+            )
+        rows = np.flatnonzero(compared.comparable)
+        left_out = len(logits) - len(rows)
+        self.counts["parity_images"] = len(rows)
+        fault = f"{left_out} images are not compared: the file and the reference chose other components"
+        ledger.record("parity", "parity_images", 100 * len(rows) / len(logits), fault=fault if left_out else "")
+        if not len(rows):
+            for name in _PARITY_GATES[1:]:
+                ledger.not_applicable("parity", name, "no image could be compared, which parity_images counts")
+            self._accuracy_drop(logits, compared.trace.logits)
+            return
         parity = compare_logits(
-            logits,
-            trace.logits,
+            logits[rows],
+            compared.trace.logits[rows],
             atol=ledger.limit("parity_atol"),
             rtol=ledger.limit("parity_rtol"),
-            labels=self.labels,
         )
-        self.details["parity"] = parity.to_dict()
+        parity = dataclasses.replace(
+            parity,
+            worst_image=int(rows[parity.worst_image]),
+            file_accuracy_percent=percent_right(logits, self.labels),
+            reference_accuracy_percent=percent_right(compared.trace.logits, self.labels),
+        )
+        self.details["parity"] = {**parity.to_dict(), "choices": compared.choices, "left_out": left_out}
         where = f"worst at image {parity.worst_image}, max abs {parity.max_abs:.3g}"
         ledger.record("parity", "parity_excess", parity.worst_excess, fault=where)
         ledger.record("parity", "parity_mean_abs", parity.mean_abs)
         ledger.record("parity", "parity_cosine", parity.cosine)
         ledger.record("parity", "clear_top1_changes", parity.clear_disagreements)
-        drop = parity.accuracy_drop_points
-        if drop is None:
-            ledger.not_applicable("parity", "accuracy_drop", "there are no labels")
-        else:
-            ledger.record("parity", "accuracy_drop", drop)
+        self._accuracy_drop(logits, compared.trace.logits)
 
-    def _consistency(self, tied: npt.NDArray[np.bool_]) -> None:
-        found = measure_consistency(
-            self.session,
-            self.images,
-            self.shifts,
-            batch_size=self.batch_size,
-            tied=tied,
-            progress=self.progress,
-        )
-        protocol = IMAGENET_PROTOCOL if self.reference.family == "imagenet" else CIFAR_PROTOCOL
-        authors = authors_consistency(
-            self.session,
-            self.images,
-            self.labels,
-            protocol=protocol,
-            seed=self.seed,
-            batch_size=self.batch_size,
-            progress=self.progress,
-        )
+    def _accuracy_drop(self, logits: Logits, reference: Logits) -> None:
+        """Hold the accuracy against the reference's, on all images: it asks for no equal choices."""
+        file_percent, reference_percent = (percent_right(each, self.labels) for each in (logits, reference))
+        if file_percent is None or reference_percent is None:
+            self.ledger.not_applicable("parity", "accuracy_drop", "there are no labels")
+        else:
+            self.ledger.record("parity", "accuracy_drop", reference_percent - file_percent)
+
+    def _consistency(self, tied: npt.NDArray[np.bool_], logits: Logits | None = None) -> None:
+        with _timed("the file under shifts"):
+            found = measure_consistency(
+                self.session,
+                self.images,
+                self.shifts,
+                batch_size=self.batch_size,
+                tied=tied,
+                base=logits,
+                progress=self.progress,
+            )
+        family = self.reference.family or family_of(max(self.images.shape[2:]))
+        with _timed("the authors' protocol"):
+            authors = authors_consistency(
+                self.session,
+                self.images,
+                self.labels,
+                protocol=IMAGENET_PROTOCOL if family == "imagenet" else CIFAR_PROTOCOL,
+                seed=self.seed,
+                batch_size=self.batch_size,
+                base=logits,
+                progress=self.progress,
+            )
         self.details["consistency"] = found.to_dict()
         self.details["reference_consistency"] = self._reference_consistency(tied)
         self.details["worst_case"] = self._worst_case(found)
@@ -309,7 +404,9 @@ class Run:
         self.ledger.record("consistency", "authors_consistency", authors.consistency_percent)
 
     def _reference_consistency(self, tied: npt.NDArray[np.bool_]) -> dict[str, Any] | None:
-        """Return how a few images fare in the reference; None where the shifts are too many."""
+        """Return how a few images fare in the reference; None where the shifts are too many, or it cannot be run."""
+        if not self.reference.can_run:
+            return None
         count = min(REFERENCE_IMAGES, REFERENCE_PAIRS // len(self.shifts))
         if count == 0:
             return None
@@ -345,7 +442,8 @@ class Run:
             "providers": list(session.providers),
             "image_position": pair.image,
         }
-        self.worst_case = make_worst_case(session, reference, self.images, pair, about)
+        runner = reference if reference.can_run else None
+        self.worst_case = make_worst_case(session, runner, self.images, pair, about)
         names = session.metadata.class_names or reference.class_names
         preprocessing = session.metadata.preprocessing or reference.preprocessing
         return {
@@ -367,10 +465,30 @@ class Run:
             self.session, self.images, atol=ledger.limit("batch_atol"), rtol=ledger.limit("batch_rtol")
         )
         self.details["batch"] = result.to_dict()
+        takes_one = self.session.input_spec.batch == 1
         for name, difference in (
             ("repeat_difference", result.repeat),
             ("identical_rows", result.identical_rows),
             ("batch_size_difference", result.size),
             ("batch_slot_difference", result.slot),
         ):
+            if takes_one and name != "repeat_difference":
+                ledger.not_applicable("batch", name, "the file takes one image per run")
+                continue
             ledger.record("batch", name, difference.excess, fault=f"max abs {difference.max_abs:.3g}")
+
+
+@contextlib.contextmanager
+def _timed(what: str) -> Iterator[None]:
+    """Say in the log how long a step took, so that the reference's own time can be told from the file's."""
+    start = time.perf_counter()
+    yield
+    _LOGGER.info("%s: %.1f s", what, time.perf_counter() - start)
+
+
+def _check_shape(logits: npt.NDArray[Any], count: int, source: str) -> None:
+    if logits.ndim != 2 or len(logits) != count or logits.shape[1] < 1:
+        raise InputError(
+            f"{source} gives an output of shape {logits.shape} for {count} images; accepted are classifiers, whose "
+            "first output is (N, classes)."
+        )

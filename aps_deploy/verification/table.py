@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -11,7 +11,9 @@ from rich.text import Text
 
 if TYPE_CHECKING:
     from aps_deploy.verification.certificate import Certificate, Check
+    from aps_deploy.verification.every_runtime import RuntimeResult
 
+_SHARES = ("top1_percent", "identical_pairs_percent")
 _VERDICTS = {
     "passed": ("passed", "green"),
     "failed": ("FAILED", "bold red"),
@@ -29,21 +31,63 @@ def certificate_table(certificate: Certificate) -> RenderableType:
     return Group(*parts)
 
 
+def runtimes_table(results: list[RuntimeResult]) -> RenderableType:
+    """Return one line per runtime that ran, what failed in them, and why the others did not run."""
+    table = Table(title="Runtimes", title_justify="left")
+    for name in ("runtime", "verified", "same class", "same bits", "largest logit change", "verdict"):
+        table.add_column(
+            name, justify="right" if name in ("same class", "same bits", "largest logit change") else "left"
+        )
+    notes = Text()
+    for result in results:
+        place, certificate = result.place, result.certificate
+        if result.skipped is not None:
+            notes.append(f"skipped {place.label}: {result.skipped}\n", style="dim")
+        elif certificate is None:
+            table.add_row(place.label, place.file, "-", "-", "-", Text("FAILED", style="bold red"))
+            notes.append(f"{place.label}: {result.error}\n", style="red")
+        else:
+            table.add_row(place.label, certificate.file["name"], *_of_shifts(certificate), _word(certificate))
+            for check in certificate.failed_checks:
+                notes.append(f"{place.label}: {check.sentence()}\n", style="red")
+    return Group(table, notes)
+
+
+def _of_shifts(certificate: Certificate) -> tuple[str, str, str]:
+    found = certificate.details.get("consistency")
+    if found is None:
+        return "-", "-", "-"
+    shares = ("-" if found[name] is None else f"{found[name]:.4g} %" for name in _SHARES)
+    return (*shares, _number(found["max_logit_change"]))  # type: ignore[return-value]
+
+
+def _word(certificate: Certificate) -> Text:
+    return Text("passed", style="green") if certificate.passed else Text("FAILED", style="bold red")
+
+
 def _heading(certificate: Certificate) -> Text:
     environment, data = certificate.environment, certificate.data
     selection = (certificate.file.get("declared") or {}).get("selection")
     named = certificate.file.get("checkpoint_sha256")
     other = ""
-    if named is not None and named != certificate.reference["sha256"]:
+    kind = certificate.reference.get("kind", "checkpoint")
+    if kind in ("checkpoint", "saved") and named is not None and named != certificate.reference["sha256"]:
         other = " (not the checkpoint that the file says it was made from)"
     lines = [
         f"{certificate.file['name']} ({certificate.file.get('precision') or 'precision not stated'}"
         f"{', ' + str(selection) + ' selection' if selection else ''}) in "
-        f"{environment['runtime']} on {environment['device']}, against {certificate.reference['name']}{other}",
+        f"{environment['runtime']} on {environment['device']}, {_against(certificate.reference)}{other}",
         f"{data['num_images']} images of {data['height']}x{data['width']}, {certificate.shift_set['description']}, "
         f"seed {data['seed']}",
     ]
     return Text("\n".join(lines))
+
+
+def _against(reference: dict[str, Any]) -> str:
+    if reference["name"] is None:
+        return "without a reference: nothing says what it should answer"
+    saved = reference.get("saved")
+    return f"against {reference['name']}" + ("" if saved is None else f" (answers saved in {saved['name']})")
 
 
 def _precision(certificate: Certificate) -> list[Text]:

@@ -8,42 +8,45 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
-import hashlib
-import importlib.metadata
 import os
 import platform
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from aps_deploy.errors import InputError, known_name
 from aps_deploy.files import sha256_of
 from aps_deploy.verification.certificate import Certificate
-from aps_deploy.verification.comparing import Images, Progress
+from aps_deploy.verification.comparing import Progress
 from aps_deploy.verification.declaration import promises
-from aps_deploy.verification.gates import PRECISIONS, resolve_gates
+from aps_deploy.verification.digests import ImagesDigest, digest_images
+from aps_deploy.verification.gates import PRECISIONS, Gate, resolve_gates
 from aps_deploy.verification.instrument import load_inlined
 from aps_deploy.verification.layer_precision import file_precision, judged_precision, layer_precisions
 from aps_deploy.verification.ledger import Ledger
-from aps_deploy.verification.reference import Reference, load_reference
+from aps_deploy.verification.references import AnyReference, resolve_reference
+from aps_deploy.verification.saved_reference import SavedReference, save_reference
 from aps_deploy.verification.shifts import ShiftSet, shift_set
 from aps_deploy.verification.steps import Labels, Run
+from aps_deploy.verification.versions import package_versions
 from aps_deploy.verification.worst_case import WorstCase
 
 if TYPE_CHECKING:
     import torch
 
+    from aps_deploy.preprocessing import Preprocessing
     from aps_deploy.runtimes import Session
+    from aps_deploy.runtimes.batching import ImageSource
 
 DEFAULT_BATCH_SIZE = 64
 
 
 def verify(
     file: str | os.PathLike[str],
-    reference: str | os.PathLike[str] | torch.nn.Module,
-    images: Images,
+    reference: str | os.PathLike[str] | torch.nn.Module | AnyReference | None,
+    images: ImageSource,
     labels: Labels | None = None,
     *,
     shifts: str | int | ShiftSet = "group",
@@ -55,13 +58,19 @@ def verify(
     seed: int = 0,
     progress: Progress | None = None,
     keep_worst_case: Callable[[WorstCase], None] | None = None,
+    save_to: str | os.PathLike[str] | None = None,
+    preprocessing: Preprocessing | None = None,
 ) -> Certificate:
     """Return the certificate of ``file``: whether it answers as ``reference`` does, and alike under shifts.
 
+    Without a reference the file alone is measured: under shifts and in batches. Whatever asks for a comparison does
+    not apply then, and the certificate says so.
+
     Args:
         file: an ONNX file, a checkpoint or a packaged name.
-        reference: the checkpoint it was made from, or the network itself.
-        images: float32 (N, 3, H, W), preprocessed as the file says.
+        reference: the checkpoint it was made from, or the network itself; another ONNX file; saved outputs
+            (``.npz``), see `saved_reference`; or None.
+        images: (N, 3, H, W) float32, preprocessed as the file says: an array, or what gives them in parts.
         labels: int64 (N,), for the accuracies; None leaves them out.
         shifts: ``group``, ``all``, a number of seeded shifts, each of them among the shifts that the reference
             promises (a ``pool_only`` network: even ones), or a `ShiftSet`, which is tried as it is.
@@ -74,6 +83,8 @@ def verify(
         seed: of the sampled shifts and of the authors' protocol.
         progress: called with what is being done, how much is done and how much there is.
         keep_worst_case: called with the pair of image and shift that changed the answer most, if any was measured.
+        save_to: where the reference's answers are written for other machines; None writes none.
+        preprocessing: what the images were made with, for the saved reference to tell.
 
     Raises:
         InputError: the file, reference, images, shifts or gates cannot be used, or the reference is of another
@@ -83,10 +94,16 @@ def verify(
     images, labels = _checked_images(images, labels)
     if precision is not None:
         known_name(precision, PRECISIONS, "precision")
-    judge = load_reference(reference)
     faults = _byte_faults(file)
     with _open(file, runtime, device, intact=not faults) as session:
+        judge = resolve_reference(reference, session.metadata)
+        if save_to is not None and judge.kind in ("none", "saved"):
+            raise InputError("there is no reference whose answers could be saved; give a checkpoint or an ONNX file.")
         _check_same_architecture(session, judge)
+        each = save_to is not None or isinstance(judge, SavedReference)
+        digest = digest_images(images, each=each, batch_size=batch_size, progress=progress)
+        if isinstance(judge, SavedReference):
+            judge = judge.for_images(digest, images.shape)
         chosen = shift_set(
             shifts,
             height=images.shape[2],
@@ -95,7 +112,7 @@ def verify(
             seed=seed,
             step=judge.shift_step,
         )
-        graph = load_inlined(Path(file)) if session.runtime != "torch" else None
+        graph = load_inlined(Path(file)) if is_graph(file) else None
         layers = () if graph is None else layer_precisions(graph)
         judged = judged_precision(session.metadata.precision, layers)
         run = Run(
@@ -107,7 +124,7 @@ def verify(
             images=images,
             labels=labels,
             shifts=chosen,
-            ledger=Ledger(resolve_gates(judged, session.runtime, session.device, gates)),
+            ledger=Ledger(_gates(session, judge, judged, gates)),
             batch_size=batch_size,
             seed=seed,
             progress=progress,
@@ -116,19 +133,38 @@ def verify(
         if run.worst_case is not None and keep_worst_case is not None:
             about = {"file": Path(file).name, "file_sha256": _file_hash(file), **run.worst_case.about}
             keep_worst_case(dataclasses.replace(run.worst_case, about=about))
-        return _certificate(file, run, dict(gates or {}))
+        if save_to is not None and run.own_trace is not None:
+            save_reference(
+                save_to, judge, run.own_trace, digest, shape=images.shape, preprocessing=preprocessing, seed=seed
+            )
+        return _certificate(file, run, dict(gates or {}), digest)
 
 
-def _checked_images(images: Images, labels: Labels | None) -> tuple[Images, Labels | None]:
-    images = np.asarray(images)
-    if images.ndim != 4 or images.shape[1] != 3 or images.dtype != np.float32:
+def is_graph(file: str | os.PathLike[str]) -> bool:
+    """Return whether the file is an ONNX graph, and not a checkpoint."""
+    from aps_deploy.runtimes import file_kind
+
+    return file_kind(file) == "onnx"
+
+
+def _gates(
+    session: Session, judge: AnyReference, precision: str | None, overrides: Mapping[str, float | None] | None
+) -> dict[str, Gate]:
+    is_promised = session.metadata.is_known or judge.promised.is_known
+    return resolve_gates(precision, session.runtime, session.device, overrides, is_promised=is_promised)
+
+
+def _checked_images(images: ImageSource, labels: Labels | None) -> tuple[ImageSource, Labels | None]:
+    # Whether the values are finite is seen when they are hashed.
+    if isinstance(images, (list, tuple)):
+        images = np.asarray(images)
+    dtype = getattr(images, "dtype", np.dtype(np.float32))
+    if len(images.shape) != 4 or images.shape[1] != 3 or dtype != np.float32:
         raise InputError(
-            f"images of shape {images.shape} and dtype {images.dtype} are not accepted; give float32 (N, 3, H, W)."
+            f"images of shape {images.shape} and dtype {dtype} are not accepted; give float32 (N, 3, H, W)."
         )
     if len(images) == 0:
         raise InputError("there are no images to verify with; give at least one.")
-    if not np.isfinite(images).all():
-        raise InputError("the images hold NaN or infinite values; give finite, preprocessed images.")
     if labels is None:
         return images, None
     labels = np.asarray(labels)
@@ -164,12 +200,21 @@ def _open(file: str | os.PathLike[str], runtime: str | None, device: str | None,
     return open_session(onnx.load(file), runtime=runtime, device=device)
 
 
-def _check_same_architecture(session: Session, reference: Reference) -> None:
-    metadata = session.metadata
-    if not metadata.is_known:
+def why_not_opened(file: str | os.PathLike[str], runtime: str, device: str) -> str | None:
+    """Return why a file cannot be verified in a runtime on a device, or None where it can."""
+    try:
+        with _open(file, runtime, device, intact=not _byte_faults(file)):
+            return None
+    except InputError as error:
+        return str(error)
+
+
+def _check_same_architecture(session: Session, reference: AnyReference) -> None:
+    metadata, promised = session.metadata, reference.promised
+    if not metadata.is_known or not promised.is_known:
         return
     ours = (metadata.architecture, metadata.num_classes, metadata.num_selections)
-    theirs = (reference.architecture, reference.num_classes, len(reference.selection_layers))
+    theirs = (promised.architecture, promised.num_classes, promised.num_selections)
     if ours != theirs:
         words = "{} with {} classes and {} selections"
         raise InputError(
@@ -178,9 +223,10 @@ def _check_same_architecture(session: Session, reference: Reference) -> None:
         )
 
 
-def _certificate(file: str | os.PathLike[str], run: Run, overrides: dict[str, float | None]) -> Certificate:
+def _certificate(
+    file: str | os.PathLike[str], run: Run, overrides: dict[str, float | None], digest: ImagesDigest
+) -> Certificate:
     session, metadata = run.session, run.session.metadata
-    digest = hashlib.sha256(np.ascontiguousarray(run.images).tobytes()).hexdigest()
     return Certificate(
         file={
             "name": Path(file).name,
@@ -192,13 +238,7 @@ def _certificate(file: str | os.PathLike[str], run: Run, overrides: dict[str, fl
             "checkpoint_sha256": metadata.checkpoint_sha256,
             "declared": promises(metadata) if metadata.is_known else None,
         },
-        reference={
-            "name": Path(run.reference.name).name,
-            "sha256": run.reference.sha256,
-            "architecture": run.reference.architecture,
-            "promised": promises(run.reference.promised),
-            "is_named_by_file": metadata.checkpoint_sha256 == run.reference.sha256,
-        },
+        reference=_told(run.reference, metadata.checkpoint_sha256),
         checks=tuple(run.ledger.checks),
         counts={"images": len(run.images), "shifts": len(run.shifts), **run.counts},
         environment={
@@ -206,13 +246,13 @@ def _certificate(file: str | os.PathLike[str], run: Run, overrides: dict[str, fl
             "device": session.device,
             "providers": list(session.providers),
             "platform": f"{platform.system()} {platform.machine()}",
-            "versions": _versions(),
+            "versions": package_versions(),
         },
         data={
             "num_images": len(run.images),
             "height": run.images.shape[2],
             "width": run.images.shape[3],
-            "sha256": digest,
+            "sha256": digest.sha256,
             "labelled": run.labels is not None,
             "seed": run.seed,
             "batch_size": run.batch_size,
@@ -233,13 +273,16 @@ def _file_hash(file: str | os.PathLike[str]) -> str:
     return sha256_of(locate_checkpoint(file))
 
 
-def _versions() -> dict[str, str]:
-    import aps_deploy
-
-    versions = {"aps_deploy": aps_deploy.__version__, "python": platform.python_version()}
-    for package in ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "numpy"):
-        try:
-            versions[package] = importlib.metadata.version(package)
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return versions
+def _told(reference: AnyReference, named_by_file: str | None) -> dict[str, Any]:
+    """Return what a certificate tells of the reference."""
+    nothing = reference.kind == "none"
+    promised = promises(reference.promised) if reference.promised.is_known and not nothing else None
+    return {
+        "kind": reference.kind,
+        "name": None if nothing else Path(reference.name).name,
+        "sha256": reference.sha256,
+        "architecture": None if nothing else reference.architecture,
+        "promised": promised,
+        "is_named_by_file": reference.sha256 is not None and named_by_file == reference.sha256,
+        "saved": reference.told() if isinstance(reference, SavedReference) else None,
+    }

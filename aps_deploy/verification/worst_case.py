@@ -20,7 +20,7 @@ import numpy.typing as npt
 from aps_deploy.errors import InputError
 from aps_deploy.files import atomic_path
 from aps_deploy.preprocessing import Preprocessing
-from aps_deploy.runtimes.batching import Runner, run_batched
+from aps_deploy.runtimes.batching import ImageSource, Runner, run_batched
 from aps_deploy.runtimes.session import INDICES, LOGITS, Outputs
 from aps_deploy.verification.comparing import (
     Images,
@@ -48,8 +48,8 @@ class WorstCase:
         shift: (dy, dx) in pixels: ``numpy.roll(image, shift, axis=(1, 2))`` is the shifted image.
         outputs: the file's outputs for the image by name, each (1, ...), as ``logits`` (1, classes).
         shifted_outputs: the same for the shifted image.
-        reference_logits: (1, classes) float32 for the image.
-        reference_shifted_logits: (1, classes) float32 for the shifted image.
+        reference_logits: (1, classes) float32 for the image; None where no reference could be run.
+        reference_shifted_logits: the same for the shifted image.
         about: plain JSON values: which file (name, sha256), runtime and device made the outputs.
     """
 
@@ -57,8 +57,8 @@ class WorstCase:
     shift: Offset
     outputs: Outputs
     shifted_outputs: Outputs
-    reference_logits: npt.NDArray[np.float32]
-    reference_shifted_logits: npt.NDArray[np.float32]
+    reference_logits: npt.NDArray[np.float32] | None
+    reference_shifted_logits: npt.NDArray[np.float32] | None
     about: dict[str, Any]
 
     def save(self, path: str | os.PathLike[str]) -> Path:
@@ -73,10 +73,11 @@ class WorstCase:
             "shift": np.asarray(self.shift, np.int64),
             **self.outputs,
             **{name + _SHIFTED: value for name, value in self.shifted_outputs.items()},
-            _REFERENCE + LOGITS: self.reference_logits,
-            _REFERENCE + LOGITS + _SHIFTED: self.reference_shifted_logits,
             "about": np.asarray(json.dumps(self.about, ensure_ascii=False)),
         }
+        if self.reference_logits is not None and self.reference_shifted_logits is not None:
+            arrays[_REFERENCE + LOGITS] = self.reference_logits
+            arrays[_REFERENCE + LOGITS + _SHIFTED] = self.reference_shifted_logits
         with atomic_path(path) as temporary:
             np.savez_compressed(temporary, **arrays)
         return Path(path)
@@ -93,7 +94,7 @@ class WorstCase:
                 arrays = {name: archive[name] for name in archive.files}
             about = json.loads(str(arrays.pop("about")))
             image, shift = arrays.pop("image"), arrays.pop("shift")
-            reference = [arrays.pop(_REFERENCE + LOGITS + suffix) for suffix in ("", _SHIFTED)]
+            reference = [arrays.pop(_REFERENCE + LOGITS + suffix, None) for suffix in ("", _SHIFTED)]
             names = [name for name in arrays if not name.endswith(_SHIFTED)]
             outputs = {name: arrays[name] for name in names}
             shifted = {name: arrays[name + _SHIFTED] for name in names}
@@ -109,8 +110,10 @@ class WorstCase:
         """Return what a report tells of the case, as plain JSON values."""
         before, after = self.outputs[LOGITS], self.shifted_outputs[LOGITS]
         change = _change(before, after)
-        reference = _change(self.reference_logits, self.reference_shifted_logits)
-        unchanged = change["bit_identical"] and reference["bit_identical"]
+        reference = None
+        if self.reference_logits is not None and self.reference_shifted_logits is not None:
+            reference = _change(self.reference_logits, self.reference_shifted_logits)
+        unchanged = change["bit_identical"] and (reference is None or reference["bit_identical"])
         return {
             **change,
             "reference": reference,
@@ -121,23 +124,23 @@ class WorstCase:
 
 
 def make_worst_case(
-    session: Runner, reference: Runner, images: Images, pair: WorstPair, about: dict[str, Any]
+    session: Runner, reference: Runner | None, images: ImageSource, pair: WorstPair, about: dict[str, Any]
 ) -> WorstCase:
     """Return the worst case of ``pair``, its image run alone in both runners.
 
     Args:
         session: runs the file.
-        reference: runs the reference.
-        images: float32 (N, 3, H, W), preprocessed.
+        reference: runs the reference; None where there is none that can be run.
+        images: (N, 3, H, W) float32, preprocessed.
         pair: which of them, under which shift.
         about: see `WorstCase`.
     """
-    image = np.ascontiguousarray(images[pair.image])
+    image = np.ascontiguousarray(images[pair.image : pair.image + 1][0])
     shift = (pair.dy, pair.dx)
     both = (image[None], roll(image[None], shift))
     outputs, shifted = (_known_outputs(session, each) for each in both)
-    references = [np.array(reference.run(each)[LOGITS]) for each in both]
-    return WorstCase(image, shift, outputs, shifted, references[0], references[1], about)
+    answers = [None if reference is None else np.array(reference.run(each)[LOGITS]) for each in both]
+    return WorstCase(image, shift, outputs, shifted, answers[0], answers[1], about)
 
 
 def _known_outputs(session: Runner, image: Images) -> Outputs:

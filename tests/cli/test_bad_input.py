@@ -515,11 +515,38 @@ class TestVerify:
             invoke("verify", onnx_file, *data, "--gate", "top1_consistancy=95"), "top1_consistancy", "top1_consistency"
         )
 
-    @pytest.mark.parametrize("missing", ["FILE", "--reference", "--data"])
+    @pytest.mark.parametrize("missing", ["FILE", "--data"])
     def test_what_a_measurement_needs(self, invoke: Invoke, missing: str, folder: Path) -> None:
         words = {"FILE": ("no.onnx",), "--reference": ("--reference", "x"), "--data": ("--data", folder)}
         given = [word for name, pair in words.items() if name != missing for word in pair]
         is_one_sentence(invoke("verify", *given), f"{missing} is missing", "--from")
+
+    @pytest.mark.parametrize(
+        ("words", "shown"),
+        [
+            (("--reference", "x", "--load-reference", "y.npz"), "both name a reference"),
+            (("--load-reference", "y.safetensors"), "ending in .npz"),
+            (("--load-reference", "y.npz"), "y.npz does not exist"),
+            (("--save-reference", "y.npz"), "needs a reference"),
+            (("--reference", "CHECKPOINT", "--save-reference", "y.zip"), "must end in .npz"),
+            (("--mean", "1,2"), "--mean is '1,2'"),
+        ],
+    )
+    def test_references_that_do_not_fit(
+        self, invoke: Invoke, words: tuple[str, ...], shown: str, onnx_file: Path, checkpoint: Path, images: Path
+    ) -> None:
+        given = [str(checkpoint) if word == "CHECKPOINT" else word for word in words]
+        is_one_sentence(invoke("verify", onnx_file, "--data", images / "test", *given), shown)
+
+    def test_without_a_file_only_the_reference_is_run(
+        self, invoke: Invoke, checkpoint: Path, images: Path, folder: Path
+    ) -> None:
+        given = ("--reference", checkpoint, "--data", images / "test", "--save-reference", folder / "a.npz")
+        is_one_sentence(invoke("verify", *given, "--shifts", "all"), "so --shifts does not fit it")
+        assert list(folder.iterdir()) == []
+
+    def test_a_file_that_says_nothing_of_its_input(self, invoke: Invoke, foreign_onnx: Path, images: Path) -> None:
+        is_one_sentence(invoke("verify", foreign_onnx, "--data", images / "test"), "--preprocessing", "--mean")
 
     @pytest.mark.parametrize(
         ("words", "shown"),

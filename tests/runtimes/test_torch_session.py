@@ -50,6 +50,31 @@ def test_outputs_are_the_networks(session: Session, network: ResNet) -> None:
     np.testing.assert_array_equal(outputs["polyphase_indices"], indices.numpy())
 
 
+@pytest.mark.slow
+def test_a_compiled_network_answers_as_the_eager_one(network: ResNet) -> None:
+    images = graphs.images(3, 16, 16)
+    eager = open_session(network, device="cpu").run(images)
+    with open_session(network, runtime="torch-compiled", device="cpu") as session:
+        assert session.runtime == "torch-compiled"
+        for count in (3, 2):
+            outputs = session.run(images[:count])
+            np.testing.assert_allclose(outputs["logits"], eager["logits"][:count], atol=1e-4)
+            np.testing.assert_array_equal(outputs["polyphase_indices"], eager["polyphase_indices"][:count])
+
+
+def test_what_the_compiler_says_is_told(network: ResNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    def compile_later(function: object) -> object:
+        def fail(images: torch.Tensor) -> None:
+            raise OSError("no compiler\nand a page about it")
+
+        return fail
+
+    monkeypatch.setattr(torch, "compile", compile_later)
+    with open_session(network, runtime="torch-compiled", device="cpu") as session, pytest.raises(ApsError) as caught:
+        session.run(graphs.images(1, 16, 16))
+    assert "(OSError: no compiler); on a CPU it needs a C++ compiler" in str(caught.value)
+
+
 def test_describes_itself(session: Session, checkpoint: Path) -> None:
     assert (session.runtime, session.device, session.providers) == ("torch", "cpu", ("CPU",))
     assert session.metadata.architecture == "resnet20_aps3"

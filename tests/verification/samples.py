@@ -12,11 +12,13 @@ import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.preprocessing import Preprocessing
-from aps_deploy.runtimes import ModelMetadata
+from aps_deploy.runtimes import InputSpec, ModelMetadata
 from aps_deploy.verification.certificate import Certificate, Check
+from aps_deploy.verification.digests import digest_images
 from aps_deploy.verification.gates import resolve_gates
 from aps_deploy.verification.layer_precision import LayerPrecision
 from aps_deploy.verification.ledger import Ledger
+from aps_deploy.verification.reference_trace import ComparedTrace
 from aps_deploy.verification.selection import compare_selections
 from aps_deploy.verification.shifts import shift_set
 from aps_deploy.verification.steps import Run
@@ -47,6 +49,7 @@ class FakeSession(FakeRunner):
 
     runtime, device, providers, source = "onnxruntime", "cpu", ("CPUExecutionProvider",), "net.onnx"
     metadata = METADATA
+    input_spec = InputSpec()
 
 
 class FakeReference(FakeRunner):
@@ -54,6 +57,7 @@ class FakeReference(FakeRunner):
 
     name, sha256, architecture, family = "net.safetensors", "c" * 64, "resnet20_aps3", "cifar"
     class_names, preprocessing, promised = CLASSES, METADATA.preprocessing, METADATA
+    kind, can_run = "checkpoint", True
 
 
 def measured_run(
@@ -89,7 +93,8 @@ def measured_run(
     logits = function(images)
     near = logits.copy()
     near[0, 0] = np.nextafter(near[0, 0], np.float32(np.inf))
-    run._parity(logits, SimpleNamespace(logits=near))  # type: ignore[arg-type]
+    every = np.ones(count, bool)
+    run._parity(logits, ComparedTrace(SimpleNamespace(logits=near), every, every, "forced"))  # type: ignore[arg-type]
     run._consistency(np.zeros(count, bool) if tied is None else tied)
     run._batches()
     return run
@@ -113,7 +118,8 @@ def make_certificate(folder: Path, function: Function = corner, **arguments: Any
     file = folder / "net.onnx"
     file.write_bytes(b"the file")
     gates = arguments.get("gates") or {}
-    certificate = _certificate(file, measured_run(function, **arguments), dict(gates))
+    run = measured_run(function, **arguments)
+    certificate = _certificate(file, run, dict(gates), digest_images(run.images))
     return dataclasses.replace(certificate, command="aps-deploy verify net.onnx --reference net.safetensors")
 
 

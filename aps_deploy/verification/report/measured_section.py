@@ -7,8 +7,13 @@ from typing import Any
 from aps_deploy.verification.certificate import Certificate
 from aps_deploy.verification.report.histogram import describe, margin_histogram
 from aps_deploy.verification.report.markup import Markup, element, table
-from aps_deploy.verification.report.words import number
+from aps_deploy.verification.report.words import counted, number
 
+_CHOICES = {
+    "forced": "the file's choices forced",
+    "same": "those on which both chose the same components",
+    "unknown": "whatever each chose",
+}
 _COUNTS = ("agreed", "explained", "unexplained", "tied", "at_risk")
 
 
@@ -52,7 +57,9 @@ def parity_section(certificate: Certificate) -> list[Markup]:
     """Return the table of differences between the file's logits and the reference's."""
     parity = certificate.details.get("parity")
     if parity is None:
-        return [element("p", "No logits were compared: the file has none.")]
+        check = next((check for check in certificate.checks if check.name == "parity_images"), None)
+        why = "the file has none" if check is None else check.reason
+        return [element("p", f"No logits were compared: {why}.")]
     limits = certificate.limits
     tolerance = f"{number(limits.get('parity_atol'))} + {number(limits.get('parity_rtol'))} · |reference|"
     rows: list[tuple[str, str, str]] = [
@@ -72,8 +79,13 @@ def parity_section(certificate: Certificate) -> list[Markup]:
             ("Accuracy of the file", f"{number(accuracies[0])} %", "on the labelled images"),
             ("Accuracy of the reference", f"{number(accuracies[1])} %", "on the same images"),
         ]
-    caption = f"Logits of the file against the reference, {parity['num_images']:,} images, the file's choices forced"
-    return [table(caption, ("What", "Value", "Meaning"), rows, numeric=(1,))]
+    choices = _CHOICES[parity.get("choices", "forced")]
+    caption = f"Logits of the file against the reference, {parity['num_images']:,} images, {choices}"
+    parts = [table(caption, ("What", "Value", "Meaning"), rows, numeric=(1,))]
+    if parity.get("left_out"):
+        left_out = counted(parity["left_out"], "image")
+        parts.append(element("p", f"Not compared: {left_out} on which file and reference chose other components."))
+    return parts
 
 
 def _tolerance_words(certificate: Certificate, tolerance: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from typing import Any
 
 from aps_deploy.verification.certificate import Certificate
 from aps_deploy.verification.commands import gate_words
@@ -27,9 +28,7 @@ def origin_section(certificate: Certificate) -> list[Markup]:
     rows: list[tuple[object, object]] = [
         ("File", joined([file["name"], " ", _hash(file["sha256"])])),
         ("Precision", file["precision"] or "not stated"),
-        ("Reference", joined([reference["name"], " ", _hash(reference["sha256"])])),
-        ("Named by the file", "yes, this checkpoint" if reference["is_named_by_file"] else "no, or another checkpoint"),
-        ("Architecture", reference["architecture"]),
+        *_reference(reference),
         ("Ran in", f"{place(environment['runtime'], environment['device'])} ({', '.join(environment['providers'])})"),
         ("Platform", environment["platform"]),
         ("Versions", ", ".join(f"{name} {version}" for name, version in environment["versions"].items())),
@@ -42,6 +41,17 @@ def origin_section(certificate: Certificate) -> list[Markup]:
     if rejudged is not None:
         rows.append(("Judged anew from", joined([rejudged["certificate"], " ", _hash(rejudged["sha256"])])))
     return [*parts, table("Everything that the outcome depends on", ("What", "Value"), rows)]
+
+
+def _reference(reference: dict[str, Any]) -> list[tuple[object, object]]:
+    if reference["name"] is None:
+        return [("Reference", "none: the file alone was measured")]
+    rows: list[tuple[object, object]] = [("Reference", joined([reference["name"], " ", _hash(reference["sha256"])]))]
+    saved = reference.get("saved")
+    if saved is not None:
+        rows.append(("Its answers were saved in", joined([saved["name"], " ", _hash(saved["sha256"])])))
+    named = "yes, this checkpoint" if reference["is_named_by_file"] else "no, or another checkpoint"
+    return [*rows, ("Named by the file", named), ("Architecture", reference["architecture"] or "not known")]
 
 
 def _hash(digest: str) -> Markup:

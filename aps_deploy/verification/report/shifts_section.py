@@ -31,7 +31,7 @@ def shifts_section(certificate: Certificate) -> list[Markup]:
     )
     parts = [element("p", intro)]
     if "The float32 reference" not in sides:
-        parts.append(element("p", "The reference was not tried under these shifts: they are too many, or it ties."))
+        parts.append(element("p", _without_reference(certificate.reference)))
     rates = {title: grid.rates for title, grid in grids.items()}
     changes = {title: grid.changes for title, grid in grids.items()}
     captions = {title: _changed_predictions(each) for title, each in sides.items()}
@@ -59,6 +59,14 @@ def _row(
         element("div", *figures, class_="pair"),
         legend(scale, not_tried=not_tried),
     ]
+
+
+def _without_reference(reference: dict[str, Any]) -> str:
+    if reference["name"] is None:
+        return "There is no reference to be seen beside it."
+    if reference.get("saved") is not None:
+        return "The reference's answers were saved, for images that were not shifted."
+    return "The reference was not tried under these shifts: they are too many, or it ties."
 
 
 def _changed_predictions(consistency: dict[str, Any]) -> str:

@@ -6,8 +6,10 @@ import math
 
 RUNTIMES = {
     "torch": "PyTorch",
+    "torch-compiled": "compiled PyTorch",
     "onnxruntime": "ONNX Runtime",
     "onnx-reference": "the ONNX reference evaluator",
+    "openvino": "OpenVINO",
 }
 
 

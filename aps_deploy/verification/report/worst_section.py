@@ -34,6 +34,8 @@ def _sentence(case: dict[str, Any]) -> str:
     if case["bit_identical"]:
         return f"{sentence} Run alone it changes in no bit, so the answer depends on the rest of the batch."
     reference = case["reference"]
+    if reference is None:
+        return sentence
     if reference["bit_identical"]:
         return f"{sentence} The reference does not change in one bit."
     return f"{sentence} The reference changes too, a logit by as much as {number(reference['max_logit_change'])}."
