@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -261,13 +261,18 @@ def verify(
     junit: options.Junit = None,
     worst_case: options.WorstCase = None,
     saved: options.Saved = None,
+    probe: options.Probe = False,
 ) -> None:
     """Prove that an exported file kept the property.
 
     Compares the shipped bytes with the float32 checkpoint: selections, logits, every shift, every place in a batch.
     Writes a JSON certificate; exits with 0 when every gate passed, 1 when one failed, 2 when something was unreadable.
     With --from a saved certificate is judged by other limits, or shown, and nothing runs.
+    With --probe every operator runs alone on moved inputs, which tells why a file is not consistent.
     """
+    if probe:
+        options.refuse_others(context, "--probe runs the operators of one file, one by one", options.WITH_PROBE)
+        _probe(options.given(file, "FILE"), data, images, runtime, certificate, seed)
     from aps_deploy.verification import certificate_path, certificate_table, judge_path, parse_gates, read_gates
     from aps_deploy.verification import verify_path as measure_path
 
@@ -301,6 +306,21 @@ def verify(
     for what, path in (("certificate", certificate), ("report", report), ("junit", junit)):
         if path is not None:
             typer.echo(f"{what}: {path}")
+    raise typer.Exit(result.exit_code)
+
+
+def _probe(
+    file: str, data: Path | None, images: int | None, runtime: str | None, output: Path | None, seed: int
+) -> NoReturn:
+    from aps_deploy.verification.probe.path import probe_path, probe_result_path
+    from aps_deploy.verification.probe.result import probe_table
+
+    output = output or probe_result_path(file)
+    result = probe_path(
+        file, data, num_images=images, runtime=runtime, output=output, seed=seed, progress=_progress()
+    )
+    _print_table(probe_table(result))
+    typer.echo(f"probe: {output}")
     raise typer.Exit(result.exit_code)
 
 
