@@ -169,6 +169,12 @@ def export(
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=1, metavar="N", help="Side in pixels [default: the checkpoint's].")
     ] = None,
+    keep_fp32: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep-fp32", metavar="LAYER", help="Leave this layer, or pattern of layers, in float32; repeatable."
+        ),
+    ] = None,
     opset: Annotated[
         int | None, typer.Option("--opset", min=20, metavar="N", help="ONNX opset [default: 20; 22 for bf16].")
     ] = None,
@@ -190,6 +196,7 @@ def export(
         opset=opset,
         calibration=calibration,
         calibration_method=calibration_method,
+        keep_fp32=keep_fp32 or (),
     )
     for warning in artifact.warnings:
         typer.echo(f"Warning: {warning}", err=True)
@@ -316,9 +323,7 @@ def _probe(
     from aps_deploy.verification.probe.result import probe_table
 
     output = output or probe_result_path(file)
-    result = probe_path(
-        file, data, num_images=images, runtime=runtime, output=output, seed=seed, progress=_progress()
-    )
+    result = probe_path(file, data, num_images=images, runtime=runtime, output=output, seed=seed, progress=_progress())
     _print_table(probe_table(result))
     typer.echo(f"probe: {output}")
     raise typer.Exit(result.exit_code)

@@ -25,7 +25,7 @@ from aps_deploy.verification.comparing import Images, Progress
 from aps_deploy.verification.declaration import promises
 from aps_deploy.verification.gates import PRECISIONS, resolve_gates
 from aps_deploy.verification.instrument import load_inlined
-from aps_deploy.verification.layer_precision import file_precision, judged_precision, layer_precisions
+from aps_deploy.verification.layer_precision import file_precision, judged_precision, layer_precisions, with_kept
 from aps_deploy.verification.ledger import Ledger
 from aps_deploy.verification.reference import Reference, load_reference
 from aps_deploy.verification.shifts import ShiftSet, shift_set
@@ -96,7 +96,7 @@ def verify(
             step=judge.shift_step,
         )
         graph = load_inlined(Path(file)) if session.runtime != "torch" else None
-        layers = () if graph is None else layer_precisions(graph)
+        layers = () if graph is None else with_kept(layer_precisions(graph), session.metadata.kept_fp32)
         judged = judged_precision(session.metadata.precision, layers)
         run = Run(
             session=session,

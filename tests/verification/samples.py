@@ -17,6 +17,7 @@ from aps_deploy.verification.certificate import Certificate, Check
 from aps_deploy.verification.gates import resolve_gates
 from aps_deploy.verification.layer_precision import LayerPrecision
 from aps_deploy.verification.ledger import Ledger
+from aps_deploy.verification.localisation.locating import nowhere
 from aps_deploy.verification.selection import compare_selections
 from aps_deploy.verification.shifts import shift_set
 from aps_deploy.verification.steps import Run
@@ -90,6 +91,7 @@ def measured_run(
     near = logits.copy()
     near[0, 0] = np.nextafter(near[0, 0], np.float32(np.inf))
     run._parity(logits, SimpleNamespace(logits=near))  # type: ignore[arg-type]
+    run.details["localisation"] = nowhere("the network is a function").to_dict()
     run._consistency(np.zeros(count, bool) if tied is None else tied)
     run._batches()
     return run

@@ -85,4 +85,3 @@ def _images(
     plain = Preprocessing(side, side, *_PLAIN)
     images = load_folder(folder, plain, count, seed).images[:, :, :height, :width]
     return images, f"resized to {height}x{width}, mean 0.5 and standard deviation 0.25: the file states nothing"
-

@@ -65,7 +65,7 @@ def probe_model(
         on_image: dict[tuple[int | str, ...], ProbeFinding] = {}
         for failure in walk.failures(_prepared(one, session.input_spec), shift):
             on_image[(*failure.nodes, failure.output)] = _finding(walk, failure, scores)
-        if not on_image and walk.states[walk.outputs[0]] == STILL:
+        if not on_image and walk.states[LOGITS if LOGITS in walk.outputs else walk.outputs[0]] == STILL:
             on_image.update(_in_the_whole(session, one, before, shift))
         for key, finding in on_image.items():
             seen = found.get(key)

@@ -16,7 +16,8 @@ _WINDOWED = {"AveragePool", "Conv", "ConvInteger", "ConvTranspose", "DeformConv"
 _REARRANGED = {"Slice", "SpaceToDepth", "DepthToSpace", "Reshape", "Gather", "Split", "Concat", "Squeeze", "Flatten"}
 _CHOOSING = {"Where": 0, "Gather": 1, "GatherND": 1, "GatherElements": 1, "Compress": 1}
 _ADDING = {"Einsum", "Gemm", "GlobalAveragePool", "GlobalLpPool", "GroupNormalization", "InstanceNormalization",
-           "LayerNormalization", "LogSoftmax", "LpNormalization", "MatMul", "MeanVarianceNormalization", "Softmax"}  # fmt: skip
+           "LayerNormalization", "LogSoftmax", "LpNormalization", "MatMul", "MeanVarianceNormalization",
+           "Softmax"}  # fmt: skip
 
 # A different order of addition costs a few units in the last place of the largest number.
 _ROUNDING_STEPS = 64
@@ -63,7 +64,9 @@ def _of_region(walk: Walk, nodes: list[onnx.NodeProto], scores: frozenset[str]) 
     made = {name for node in nodes for name in node.output}
     if any(_ties(walk.arrays[name]) for name in sorted(scores & made)):
         return "tie", "the two best components of this selection tie exactly, and no rule by index breaks a tie alike"
-    sums = sorted({node.op_type for node in nodes if node.op_type.startswith("Reduce") and _works_in_floats(walk, node)})
+    sums = sorted(
+        {node.op_type for node in nodes if node.op_type.startswith("Reduce") and _works_in_floats(walk, node)}
+    )
     words = f": it compares float sums ({', '.join(sums)}), which change with the order of addition" if sums else ""
     return "selection", f"the selection up to {_name(nodes[-1])} takes another component of the shifted map{words}"
 

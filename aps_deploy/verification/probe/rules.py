@@ -7,11 +7,9 @@ of the same size, and if it is not, its output is not the shifted one.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterable, Sequence
 from fractions import Fraction
 
-import numpy as np
 import onnx
 
 from aps_deploy.verification.graph import attribute
@@ -25,7 +23,6 @@ from aps_deploy.verification.probe.states import (
     Value,
     fits,
     is_spatial,
-    plain_axis,
     regrouped,
 )
 

@@ -58,7 +58,7 @@ class Failure:
 
 
 class Walk:
-    """A graph that is walked with one image after the other; pieces once cut out are kept.
+    """A graph that is walked with one image after the other.
 
     Args:
         model: without model-local functions.
@@ -83,7 +83,6 @@ class Walk:
         self._made = [name for node in self.nodes for name in node.output if name]
         self._constants = self._find_constants()
         self._run_whole = prepare(with_all_outputs(model, self._made), runtime, num_threads)
-        self._pieces: dict[tuple[tuple[int, ...], str], tuple[Prepared, tuple[str, ...]]] = {}
         self.arrays: dict[str, Array] = {}
         self.states: dict[str, State] = {}
         self.num_checked = 0
@@ -196,15 +195,13 @@ class Walk:
         return moved(self.arrays[name], state, movements[state.grid] if isinstance(state, Moving) else (0, 0))
 
     def _piece(self, region: frozenset[int], output: str) -> tuple[Prepared, tuple[str, ...]]:
-        key = (tuple(sorted(region)), output)
-        if key not in self._pieces:
-            nodes = [self.nodes[position] for position in key[0]]
-            model, inputs = cut_out(self.model, nodes, output, self.arrays, self._constants)
-            try:
-                self._pieces[key] = prepare(model, self._runtime, self._num_threads), inputs
-            except ApsError as error:
-                raise ApsError(f"{nodes[-1].name or output}: {error}") from error
-        return self._pieces[key]
+        # Made anew for every image: each session of ONNX Runtime has threads of its own, hundreds would be too many.
+        nodes = [self.nodes[position] for position in sorted(region)]
+        model, inputs = cut_out(self.model, nodes, output, self.arrays, self._constants)
+        try:
+            return prepare(model, self._runtime, self._num_threads), inputs
+        except ApsError as error:
+            raise ApsError(f"{nodes[-1].name or output}: {error}") from error
 
 
 def _expected(base: Array, state: State, ancestor: Grid, offset: Offset) -> Array:

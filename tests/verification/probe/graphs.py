@@ -39,9 +39,7 @@ HEAD = [node("GlobalMaxPool", ["map"], "pooled"), node("Flatten", ["pooled"], "l
 def selection(source: str, output: str, *, smallest: bool = False) -> list[NodeProto]:
     """A selection as others write it: strided slices, norms, ArgMax, Gather."""
     parts = [f"{output}_{dy}{dx}" for dx in (0, 1) for dy in (0, 1)]
-    nodes = [
-        node("Slice", [source, f"from_{part[-2:]}", "ends", "spatial", "steps"], part) for part in parts
-    ]
+    nodes = [node("Slice", [source, f"from_{part[-2:]}", "ends", "spatial", "steps"], part) for part in parts]
     for part in parts:
         nodes.append(node("ReduceSumSquare", [part, "all_axes"], f"{part}_norm", keepdims=0))
         nodes.append(node("Unsqueeze", [f"{part}_norm", "last"], f"{part}_column"))

@@ -130,7 +130,8 @@ def test_all_operators_are_judged_and_not_only_the_first(tmp_path: Path) -> None
         *HEAD,
     ]
     result = _probed(nodes, tmp_path)
-    assert [(finding.op_type, finding.kind) for finding in result.findings] == [("MaxPool", "grid"), ("Conv", "padding")]
+    found = [(finding.op_type, finding.kind) for finding in result.findings]
+    assert found == [("MaxPool", "grid"), ("Conv", "padding")]
     assert result.findings[1].input_shapes == ((1, CHANNELS, 4, 4),)
 
 
