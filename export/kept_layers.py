@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Sequence
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
 
 import onnx
 
@@ -35,7 +36,9 @@ def kept_layers(graph: onnx.GraphProto, patterns: Iterable[str]) -> tuple[str, .
     Raises:
         InputError: a pattern fits no convolution; the message lists the nearest names.
     """
-    names = {node.name: _names_of(node) for node in graph.node if node.op_type == _LAYER and not node.domain}
+    layers = [node for node in graph.node if node.op_type == _LAYER and not node.domain]
+    readers = Counter(node.input[1] for node in layers)
+    names = {node.name: _names_of(node, readers) for node in layers}
     kept: set[str] = set()
     for pattern in patterns:
         found = {name for name, others in names.items() if any(fnmatch.fnmatchcase(each, pattern) for each in others)}
@@ -49,6 +52,7 @@ def kept_layers(graph: onnx.GraphProto, patterns: Iterable[str]) -> tuple[str, .
     return tuple(name for name in names if name in kept)
 
 
-def _names_of(node: onnx.NodeProto) -> tuple[str, ...]:
-    module = node.input[1].rpartition(".")[0]
+def _names_of(node: onnx.NodeProto, readers: Mapping[str, int]) -> tuple[str, ...]:
+    # Blurs of one size share their weights, under the name of the first.
+    module = node.input[1].rpartition(".")[0] if readers[node.input[1]] == 1 else ""
     return tuple(dict.fromkeys((node.name, node.name.rpartition("/")[0], *([module] if module else []))))

@@ -24,6 +24,7 @@ def _graph(*layers: tuple[str, str]) -> onnx.GraphProto:
     return helper.make_graph(nodes, "g", [], [])
 
 
+SHARED = _graph(("first/Conv", "first"), ("second/Conv", "first"))
 GRAPH = _graph(("bn1/Conv", "conv1"), ("layer1.0.bn1/Conv", "layer1.0.conv1"), ("layer1.0.bn2/Conv", "layer1.0.conv2"))
 
 
@@ -41,6 +42,11 @@ GRAPH = _graph(("bn1/Conv", "conv1"), ("layer1.0.bn1/Conv", "layer1.0.conv1"), (
 )
 def test_layers_go_by_node_scope_weights_and_pattern(patterns: tuple[str, ...], kept: tuple[str, ...]) -> None:
     assert kept_layers(GRAPH, patterns) == kept
+
+
+def test_shared_weights_name_no_layer() -> None:
+    assert kept_layers(SHARED, ["first"]) == ("first/Conv",)
+    assert kept_layers(SHARED, ["second"]) == ("second/Conv",)
 
 
 def test_what_names_no_layer_is_refused_with_the_nearest_names() -> None:

@@ -80,12 +80,22 @@ class Walk:
         self._runtime: ProbeRuntime = runtime
         self._num_threads = num_threads
         self._weights = {tensor.name: onnx.numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-        self._made = [name for node in self.nodes for name in node.output if name]
+        self._live = self._find_live()
+        self._made = [name for position in self._live for name in self.nodes[position].output if name]
         self._constants = self._find_constants()
         self._run_whole = prepare(with_all_outputs(model, self._made), runtime, num_threads)
         self.arrays: dict[str, Array] = {}
         self.states: dict[str, State] = {}
         self.num_checked = 0
+
+    def _find_live(self) -> list[int]:
+        """Return the positions of the nodes that an output depends on; what nobody reads breaks no promise."""
+        wanted, live = set(self.outputs), []
+        for position in reversed(range(len(self.nodes))):
+            if not wanted.isdisjoint(self.nodes[position].output):
+                wanted.update(reads(self.nodes[position]))
+                live.append(position)
+        return live[::-1]
 
     def _find_constants(self) -> frozenset[str]:
         found = set(self._weights)
@@ -106,7 +116,8 @@ class Walk:
         self.arrays = {self.input_name: image, **self._weights, **dict(zip(self._made, values, strict=True))}
         self.states = {self.input_name: image_state(image.shape), **dict.fromkeys(self._constants, STILL)}
         self.num_checked = 0
-        for position, node in enumerate(self.nodes):
+        for position in self._live:
+            node = self.nodes[position]
             if any(name not in self._constants for name in node.output if name):
                 yield from self._at(position, node, shift)
         for name in self.outputs:

@@ -135,6 +135,11 @@ def test_all_operators_are_judged_and_not_only_the_first(tmp_path: Path) -> None
     assert result.findings[1].input_shapes == ((1, CHANNELS, 4, 4),)
 
 
+def test_what_nobody_reads_is_not_judged(tmp_path: Path) -> None:
+    unread = node("MaxPool", ["map"], "unread", kernel_shape=[2, 2], strides=[2, 2])
+    assert _probed([*wrapped("images", "map"), *HEAD, unread], tmp_path).findings == ()
+
+
 def test_a_shift_of_the_image_moves_deeper_maps_by_as_much_as_they_must(tmp_path: Path) -> None:
     nodes = BROKEN["pooling with a stride"][0]
     # By a multiple of the stride an ordinary network moves along.
