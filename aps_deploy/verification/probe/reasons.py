@@ -53,7 +53,7 @@ def reason_for(walk: Walk, failure: Failure, scores: frozenset[str] = frozenset(
     if rounding:
         return "order", f"{node.op_type} rounds the same numbers otherwise at another position"
     if node.op_type in ("Resize", "Upsample"):
-        return "grid", f"{node.op_type} interpolates on a fixed grid"
+        return _of_resizing(walk, node)
     return "other", f"{node.op_type} gives something else for the shifted map"
 
 
@@ -105,6 +105,13 @@ def _of_padding(node: onnx.NodeProto) -> Reason | None:
     if node.op_type != "Pad":
         return None
     return "padding", f"Pad with mode {attribute(node, 'mode', 'constant')}, where only wrap is circular"
+
+
+def _of_resizing(walk: Walk, node: onnx.NodeProto) -> Reason:
+    before, after = walk.arrays[node.input[0]].shape, walk.arrays[node.output[0]].shape
+    if all(made % had == 0 for made, had in zip(after, before, strict=True)):
+        return "padding", f"{node.op_type} interpolates at the border without going around it"
+    return "grid", f"{node.op_type} interpolates on a fixed grid"
 
 
 def _of_pieces(node: onnx.NodeProto) -> Reason | None:
