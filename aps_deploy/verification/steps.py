@@ -294,7 +294,8 @@ class Run:
             gates=self.ledger.gates,
         )
         self.details["localisation"] = found.to_dict()
-        self.ledger.add_to_failed(LOCATED_GATES, found.words)
+        if self.graph is not None:
+            self.ledger.add_to_failed(LOCATED_GATES, found.words)
 
     def _consistency(self, tied: npt.NDArray[np.bool_]) -> None:
         found = measure_consistency(
@@ -403,7 +404,7 @@ class Run:
 
         explanation = explain_worst_case(self.graph, self.session, case)
         self.details["probe"] = explanation.to_dict()
-        return f"; {explanation.words}"
+        return "" if self.graph is None else f"; {explanation.words}"
 
     def _batches(self) -> None:
         ledger = self.ledger

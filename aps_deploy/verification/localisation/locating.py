@@ -254,7 +254,8 @@ def advised(errors: Sequence[LayerError], limit: float) -> tuple[str, ...]:
     if total == 0 or reached is None:
         return ()
     beyond = {error.layer for error in narrow if error.is_beyond}
-    left, kept = reached**2, []
+    kept: list[str] = []
+    left = reached**2
     for name in sorted(squares, key=lambda name: -squares[name]):
         if left <= limit**2 / 2 and not beyond - set(kept):
             break

@@ -131,7 +131,7 @@ def _spatial_constant(walk: Walk, node: onnx.NodeProto, failure: Failure) -> str
             axes = state.axes[-len(shape) :] if shape else ()
             pairs = zip(axes, shape[-len(axes) :] if axes else (), strict=True)
             if any(is_spatial(axis) and length > 1 for axis, length in pairs):
-                return name
+                return str(name)
     return None
 
 

@@ -90,9 +90,9 @@ def _pixel_by_pixel(node: onnx.NodeProto, inputs: Sequence[Value], output: Array
         for state, array in _moving(inputs):
             if from_last <= array.ndim:
                 candidate, size = state.axes[-from_last], array.shape[-from_last]
-                sides = {("H",): state.grid.height, ("W",): state.grid.width}
+                sides: dict[Axis, int] = {("H",): state.grid.height, ("W",): state.grid.width}
                 # Padding and tiling make rows and columns longer than their grid.
-                if is_spatial(candidate) and (length == size or length >= sides.get(candidate, length + 1)):  # type: ignore[call-overload]
+                if is_spatial(candidate) and (length == size or length >= sides.get(candidate, length + 1)):
                     axis = candidate
                     break
         axes.insert(0, axis)
@@ -213,7 +213,8 @@ def _sliced(node: onnx.NodeProto, inputs: Sequence[Value], output: Array) -> Hyp
             continue
         if step_of.get(position, 1) != 1:
             return None
-        period = {("H",): state.grid.height, ("W",): state.grid.width}.get(axis)  # type: ignore[call-overload]
+        sides: dict[Axis, int] = {("H",): state.grid.height, ("W",): state.grid.width}
+        period = sides.get(axis)
         # Any stretch as long as the map holds all of it; a shorter one must be seen with what it is joined to.
         if not same and (period is None or output.shape[position] < period):
             return None

@@ -54,7 +54,8 @@ def _in_onnxruntime(model: onnx.ModelProto, num_threads: int | None) -> Callable
 def _in_reference(model: onnx.ModelProto) -> Callable[[list[str], Any], list[Array]]:
     from onnx.reference import ReferenceEvaluator
 
-    run: Callable[[list[str], Any], list[Array]] = ReferenceEvaluator(model).run
+    evaluator: Any = ReferenceEvaluator(model)
+    run: Callable[[list[str], Any], list[Array]] = evaluator.run
     return run
 
 
