@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -174,6 +174,12 @@ def export(
     image_size: Annotated[
         int | None, typer.Option("--image-size", min=1, metavar="N", help="Side in pixels [default: the checkpoint's].")
     ] = None,
+    keep_fp32: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--keep-fp32", metavar="LAYER", help="Leave this layer, or pattern of layers, in float32; repeatable."
+        ),
+    ] = None,
     opset: Annotated[
         int | None, typer.Option("--opset", min=20, metavar="N", help="ONNX opset [default: 20; 22 for bf16].")
     ] = None,
@@ -196,6 +202,7 @@ def export(
         calibration=calibration,
         calibration_method=calibration_method,
         circular_padding=circular_pad,
+        keep_fp32=keep_fp32 or (),
     )
     for warning in artifact.warnings:
         typer.echo(f"Warning: {warning}", err=True)
@@ -281,6 +288,7 @@ def verify(
     junit: options.Junit = None,
     worst_case: options.WorstCase = None,
     saved: options.Saved = None,
+    probe: options.Probe = False,
 ) -> None:
     """Prove that an exported file kept the property.
 
@@ -288,7 +296,11 @@ def verify(
     Any ONNX classifier will do: without a reference it is tried under shifts and in batches.
     Writes a JSON certificate; exits with 0 when every gate passed, 1 when one failed, 2 when something was unreadable.
     With --from a saved certificate is judged by other limits, or shown, and nothing runs.
+    With --probe every operator runs alone on moved inputs, which tells why a file is not consistent.
     """
+    if probe:
+        options.refuse_others(context, "--probe runs the operators of one file, one by one", options.WITH_PROBE)
+        _probe(options.given(file, "FILE"), data, images, runtime, certificate, seed)
     from aps_deploy.training.progress import Progress
     from aps_deploy.verification import (
         certificate_path,
@@ -360,6 +372,19 @@ def verify(
     for what, path in written.items():
         if path is not None:
             typer.echo(f"{what}: {path}")
+    raise typer.Exit(result.exit_code)
+
+
+def _probe(
+    file: str, data: Path | None, images: int | None, runtime: str | None, output: Path | None, seed: int
+) -> NoReturn:
+    from aps_deploy.verification.probe.path import probe_path, probe_result_path
+    from aps_deploy.verification.probe.result import probe_table
+
+    output = output or probe_result_path(file)
+    result = probe_path(file, data, num_images=images, runtime=runtime, output=output, seed=seed, progress=_progress())
+    _print_table(probe_table(result))
+    typer.echo(f"probe: {output}")
     raise typer.Exit(result.exit_code)
 
 

@@ -81,6 +81,10 @@ WorstCase = Annotated[
 Saved = Annotated[
     Path | None, Option("--from", metavar="JSON", help="Judge this certificate instead of measuring a file.")
 ]
+Probe = Annotated[
+    bool,
+    Option("--probe", help="Only find the first operator of FILE, any ONNX file, that does not move with the image."),
+]
 Json = Annotated[bool, Option("--json", help="Print JSON instead of a table.")]
 
 WITH_SAVED = ("saved", "gate", "gates", "certificate", "report", "junit")
@@ -91,6 +95,9 @@ WITH_REFERENCE_ONLY = (
     *("batch_size", "seed"),
 )
 """Parameters of `verify` that fit `--save-reference` without a file."""
+
+WITH_PROBE = ("file", "data", "images", "runtime", "seed", "certificate", "probe")
+"""Parameters of `verify` that fit `--probe`."""
 
 ValueT = TypeVar("ValueT")
 

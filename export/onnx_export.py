@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
+from collections.abc import Collection, Sequence
 from pathlib import Path
 
 import onnx
@@ -18,6 +19,7 @@ from aps_deploy.export.calibration import Calibration, CalibrationSource, check_
 from aps_deploy.export.circular_padding import CircularPadding, resolve_circular_padding, with_concatenations
 from aps_deploy.export.forms import PolyphaseForm, apply_form, inlined, resolve_form, selection_values
 from aps_deploy.export.graph_edits import drop_traces, merge_selects, name_nodes, name_operator_values
+from aps_deploy.export.kept_layers import check_kept, kept_layers
 from aps_deploy.export.precisions import Precision, in_half_precision, resolve_opset, resolve_precision
 from aps_deploy.export.quantisation import CalibrationMethod, quantised
 from aps_deploy.export.tracing import trace
@@ -43,6 +45,7 @@ def export_onnx(
     calibration: CalibrationSource | None = None,
     calibration_method: CalibrationMethod | str | None = None,
     circular_padding: CircularPadding | str = "wrap",
+    keep_fp32: Sequence[str] = (),
 ) -> Artifact:
     """Write ``model`` as an ONNX file with a JSON document beside it.
 
@@ -66,6 +69,8 @@ def export_onnx(
         calibration_method: ``int8`` only: ``entropy`` (default), ``minmax`` or ``percentile``.
         circular_padding: ``wrap`` is one ``Pad`` each; ``concat`` slices and concatenates, for OpenVINO, whose ``Pad``
             does not wrap. Their bits are the same.
+        keep_fp32: names or patterns of convolutions that stay float32 in another precision, see `kept_layers`; the file
+            declares them.
 
     Raises:
         InputError: an option, a size or a path that cannot be used.
@@ -76,6 +81,7 @@ def export_onnx(
     padding = resolve_circular_padding(circular_padding)
     version = resolve_opset(opset, kind)
     check_request(kind, calibration, calibration_method)
+    check_kept(kind, keep_fp32)
     _check_parameters(model)
     height, width = _checked_size(model, image_size)
     preprocessing = _preprocessing_of(model, height, width)
@@ -83,8 +89,11 @@ def export_onnx(
     if calibration is not None:
         calibrated = load_calibration(calibration, calibration_method, preprocessing, height=height, width=width)
     traced = trace_onnx(model, height=height, width=width, opset=version)
-    proto = finish_onnx(in_precision(traced, kind, calibrated), form, padding)
-    metadata = dataclasses.replace(_describe(model, proto, form), precision=kind, preprocessing=preprocessing)
+    kept = kept_layers(traced.graph, keep_fp32)
+    proto = finish_onnx(in_precision(traced, kind, calibrated, kept), form, padding)
+    metadata = dataclasses.replace(
+        _describe(model, proto, form), precision=kind, preprocessing=preprocessing, kept_fp32=kept
+    )
     document = {
         **metadata.to_dict(),
         "image_size": [height, width],
@@ -117,6 +126,7 @@ def export_checkpoint(
     calibration: CalibrationSource | None = None,
     calibration_method: CalibrationMethod | str | None = None,
     circular_padding: CircularPadding | str = "wrap",
+    keep_fp32: Sequence[str] = (),
 ) -> Artifact:
     """Write the network of a checkpoint, or of a packaged name, as an ONNX file; see `export_onnx`.
 
@@ -130,6 +140,7 @@ def export_checkpoint(
         calibration: Images of an ``int8`` file.
         calibration_method: How an ``int8`` file takes its ranges.
         circular_padding: How circular padding is written.
+        keep_fp32: Layers that stay float32.
 
     Raises:
         InputError: as in `export_onnx`, or the checkpoint cannot be read.
@@ -141,6 +152,7 @@ def export_checkpoint(
     # Said before the checkpoint is read, which imports and builds a network.
     resolve_opset(opset, resolve_precision(precision))
     check_request(resolve_precision(precision), calibration, calibration_method)
+    check_kept(resolve_precision(precision), keep_fp32)
     model = load_checkpoint(checkpoint)
     size = model.preprocessing.image_size if image_size is None else image_size
     return export_onnx(
@@ -153,6 +165,7 @@ def export_checkpoint(
         calibration=calibration,
         calibration_method=calibration_method,
         circular_padding=circular_padding,
+        keep_fp32=keep_fp32,
     )
 
 
@@ -175,13 +188,16 @@ def trace_onnx(model: ResNet, *, height: int, width: int, opset: int) -> onnx.Mo
     return proto
 
 
-def in_precision(traced: onnx.ModelProto, precision: Precision, calibration: Calibration | None) -> onnx.ModelProto:
+def in_precision(
+    traced: onnx.ModelProto, precision: Precision, calibration: Calibration | None, kept: Collection[str] = ()
+) -> onnx.ModelProto:
     """Return a float32 graph of `trace_onnx`, which is not changed, in one of the precisions.
 
     Args:
         traced: The graph.
         precision: The arithmetic; ``int8`` needs a ``calibration``.
         calibration: The images that ``int8`` takes its ranges from.
+        kept: Names of convolutions that stay float32.
 
     Raises:
         ApsError: a weight is beyond the largest number of the precision.
@@ -190,8 +206,8 @@ def in_precision(traced: onnx.ModelProto, precision: Precision, calibration: Cal
         return traced
     if precision == "int8":
         assert calibration is not None
-        return quantised(traced, calibration.images, calibration.method)
-    return in_half_precision(traced, precision)
+        return quantised(traced, calibration.images, calibration.method, kept)
+    return in_half_precision(traced, precision, kept)
 
 
 def finish_onnx(

@@ -13,6 +13,7 @@ What stays float32, in every precision, and why:
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from typing import Literal, get_args
 
 import numpy as np
@@ -70,10 +71,17 @@ def resolve_opset(opset: int | None, precision: Precision) -> int:
     return opset
 
 
-def in_half_precision(traced: onnx.ModelProto, precision: Literal["fp16", "bf16"]) -> onnx.ModelProto:
+def in_half_precision(
+    traced: onnx.ModelProto, precision: Literal["fp16", "bf16"], kept: Collection[str] = ()
+) -> onnx.ModelProto:
     """Return a graph of `trace_onnx`, which is not changed, with its network in half precision.
 
     The input and the logits stay float32; see the top of this file for what else does.
+
+    Args:
+        traced: The graph.
+        precision: Of its weights and feature maps.
+        kept: Names of convolutions that compute in float32 all the same, with float32 weights, on half-precision maps.
 
     Raises:
         ApsError: a weight is beyond the largest number of the precision.
@@ -81,7 +89,9 @@ def in_half_precision(traced: onnx.ModelProto, precision: Literal["fp16", "bf16"
     proto = onnx.ModelProto()
     proto.CopyFrom(traced)
     graph, kind = proto.graph, _HALF_TYPES[precision]
-    _narrow_weights(graph, precision)
+    _keep_weights(graph, kept)
+    _narrow_weights(graph, precision, kept)
+    _widen_kept(graph, kept, kind)
     _widen_pooling(graph)
     image = graph.input[0].name
     narrow = f"{image}_{precision}"
@@ -93,8 +103,42 @@ def in_half_precision(traced: onnx.ModelProto, precision: Literal["fp16", "bf16"
     return proto
 
 
-def _narrow_weights(graph: onnx.GraphProto, precision: str) -> None:
-    wide = {name for node in graph.node if node.op_type in _FLOAT32_CONSUMERS for name in node.input}
+def _keep_weights(graph: onnx.GraphProto, kept: Collection[str]) -> None:
+    """Give kept layers weights of their own: two layers may share a blur, of which only one is kept."""
+    if not kept:
+        return
+    weights = {tensor.name: tensor for tensor in graph.initializer}
+    for node in graph.node:
+        if node.name in kept:
+            for position, name in enumerate(node.input[1:], start=1):
+                own = f"{name}_fp32"
+                if own not in weights:
+                    weights[own] = graph.initializer.add()
+                    weights[own].CopyFrom(weights[name])
+                    weights[own].name = own
+                node.input[position] = own
+    read = {name for node in graph.node for name in node.input}
+    for tensor in [tensor for tensor in graph.initializer if tensor.name not in read]:
+        graph.initializer.remove(tensor)
+
+
+def _widen_kept(graph: onnx.GraphProto, kept: Collection[str], kind: int) -> None:
+    """Cast the input of every kept layer to float32 and its output back."""
+    for position, node in reversed(list(enumerate(graph.node))):
+        if node.name in kept:
+            scope, made = node.name.rpartition("/")[0], node.output[0]
+            node.output[0], source = f"{made}_fp32", node.input[0]
+            node.input[0] = f"{made}_input_fp32"
+            back = helper.make_node("Cast", [node.output[0]], [made], name=f"{scope}/Cast_back", to=kind)
+            wide = helper.make_node("Cast", [source], [node.input[0]], name=f"{scope}/Cast", to=TensorProto.FLOAT)
+            graph.node.insert(position + 1, back)
+            graph.node.insert(position, wide)
+
+
+def _narrow_weights(graph: onnx.GraphProto, precision: str, kept: Collection[str]) -> None:
+    wide = {
+        name for node in graph.node if node.op_type in _FLOAT32_CONSUMERS or node.name in kept for name in node.input
+    }
     dtype = helper.tensor_dtype_to_np_dtype(_HALF_TYPES[precision])
     for tensor in graph.initializer:
         if tensor.data_type != TensorProto.FLOAT or tensor.name in wide:

@@ -18,7 +18,7 @@ import contextlib
 import io
 import logging
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -54,7 +54,12 @@ def resolve_method(name: str) -> CalibrationMethod:
     return known_name(name, CALIBRATION_METHODS, "calibration method")
 
 
-def quantised(traced: onnx.ModelProto, images: npt.NDArray[np.float32], method: CalibrationMethod) -> onnx.ModelProto:
+def quantised(
+    traced: onnx.ModelProto,
+    images: npt.NDArray[np.float32],
+    method: CalibrationMethod,
+    kept: Collection[str] = (),
+) -> onnx.ModelProto:
     """Return a graph of `trace_onnx`, which is not changed, with Q/DQ pairs before every convolution.
 
     Args:
@@ -63,6 +68,7 @@ def quantised(traced: onnx.ModelProto, images: npt.NDArray[np.float32], method: 
         method: ``minmax`` covers every value seen; ``entropy`` cuts where the least information is lost, as ONNX
             Runtime searches it (on one batch of `_BATCH_SIZE` images alone it finds nothing to cut); ``percentile``
             cuts 0.001 % of the values.
+        kept: names of convolutions that get no pairs and compute in float32.
     """
     from onnxruntime import quantization
 
@@ -80,6 +86,7 @@ def quantised(traced: onnx.ModelProto, images: npt.NDArray[np.float32], method: 
             _Batches(traced.graph.input[0].name, images),
             quant_format=quantization.QuantFormat.QDQ,
             op_types_to_quantize=["Conv"],
+            nodes_to_exclude=list(kept),
             per_channel=True,
             activation_type=quantization.QuantType.QInt8,
             weight_type=quantization.QuantType.QInt8,

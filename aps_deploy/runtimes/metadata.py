@@ -60,6 +60,7 @@ class ModelMetadata:
         selections: names of their values in the ONNX graph; empty for a checkpoint.
         polyphase: form of the selection in the file: ``custom-op``, ``gather`` or ``where``; None for a checkpoint.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
+        kept_fp32: nodes of the graph that compute in float32 although the file is of another precision, by name.
         checkpoint_sha256: hash of the checkpoint the file was made from.
         aps_deploy_version: version that wrote the file.
     """
@@ -80,6 +81,7 @@ class ModelMetadata:
     selections: tuple[SelectionTensors, ...] = ()
     polyphase: str | None = None
     precision: str | None = None
+    kept_fp32: tuple[str, ...] = ()
     checkpoint_sha256: str | None = None
     aps_deploy_version: str | None = None
 
@@ -98,7 +100,7 @@ class ModelMetadata:
         document = dataclasses.asdict(dataclasses.replace(self, preprocessing=None))
         document["preprocessing"] = None if self.preprocessing is None else self.preprocessing.to_dict()
         document["arguments"] = dict(self.arguments)
-        for name in ("selection_layers", "selections"):
+        for name in ("selection_layers", "selections", "kept_fp32"):
             document[name] = list(document[name])
         document["class_names"] = None if self.class_names is None else list(self.class_names)
         return {"metadata_version": METADATA_VERSION, **document}
@@ -123,6 +125,7 @@ class ModelMetadata:
                 values["class_names"] = _names(values["class_names"])
             values["arguments"] = dict(values.get("arguments") or {})
             values["selection_layers"] = _names(values.get("selection_layers") or ())
+            values["kept_fp32"] = _names(values.get("kept_fp32") or ())
             values["selections"] = tuple(
                 SelectionTensors(str(entry["layer"]), str(entry["index"]), str(entry["scores"]))
                 for entry in values.get("selections") or ()

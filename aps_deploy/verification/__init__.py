@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from aps_deploy.verification.judging import read_gates, rejudge
     from aps_deploy.verification.junit import junit_xml, save_junit
     from aps_deploy.verification.paths import judge_path, verify_path
+    from aps_deploy.verification.probe.path import probe_path
+    from aps_deploy.verification.probe.probing import probe_file
+    from aps_deploy.verification.probe.result import ProbeFinding, ProbeResult, probe_table
     from aps_deploy.verification.report import report_html, save_report
     from aps_deploy.verification.shifts import ShiftSet, shift_set
     from aps_deploy.verification.table import certificate_table
@@ -44,6 +47,9 @@ _NAMES = {
     "judging": ("read_gates", "rejudge"),
     "junit": ("junit_xml", "save_junit"),
     "paths": ("judge_path", "verify_path"),
+    "probe.path": ("probe_path",),
+    "probe.probing": ("probe_file",),
+    "probe.result": ("ProbeFinding", "ProbeResult", "probe_table"),
     "report": ("report_html", "save_report"),
     "shifts": ("ShiftSet", "shift_set"),
     "table": ("certificate_table",),
@@ -62,6 +68,8 @@ __all__ = [
     "Certificate",
     "Check",
     "Consistency",
+    "ProbeFinding",
+    "ProbeResult",
     "ShiftSet",
     "WorstCase",
     "authors_consistency",
@@ -71,6 +79,9 @@ __all__ = [
     "junit_xml",
     "measure_consistency",
     "parse_gates",
+    "probe_file",
+    "probe_path",
+    "probe_table",
     "read_gates",
     "rejudge",
     "report_html",

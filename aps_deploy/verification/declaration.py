@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Set
-from typing import TYPE_CHECKING
+from collections.abc import Iterable, Set
+from typing import TYPE_CHECKING, Any
 
 from aps_deploy.errors import InputError
 
 if TYPE_CHECKING:
     from aps_deploy.runtimes import ModelMetadata
+    from aps_deploy.verification.layer_precision import LayerPrecision
 
 # The options that change what a network promises; they are arguments of `create_model`.
 _OPTIONS = ("padding", "pool_only")
@@ -44,6 +45,30 @@ def declared_differently(declared: ModelMetadata, promised: ModelMetadata) -> tu
     return tuple(found)
 
 
+def kept_declared_differently(
+    file: str | os.PathLike[str], declared: ModelMetadata, layers: Iterable[LayerPrecision]
+) -> tuple[str, ...]:
+    """Return in words where the layers that a file declares as kept in float32 are none of its graph.
+
+    Args:
+        file: the file; the document beside it must name the same layers.
+        declared: what the file says of itself.
+        layers: of its graph.
+    """
+    known = {layer.layer for layer in layers}
+    found = [
+        f"{name} is declared as kept in fp32, and the graph has no such layer"
+        for name in declared.kept_fp32
+        if name not in known
+    ]
+    metadata = _metadata_beside(file)
+    beside = [] if metadata is None else metadata.get("kept_fp32") or []
+    if metadata is not None and beside != list(declared.kept_fp32):
+        names = [", ".join(map(str, each)) or "none" for each in (beside, declared.kept_fp32)]
+        found.append(f"the document beside the file says that the layers kept in fp32 are {names[0]}, not {names[1]}")
+    return tuple(found)
+
+
 def precision_declared_differently(
     file: str | os.PathLike[str], declared: ModelMetadata, found: str
 ) -> tuple[str, ...]:
@@ -55,9 +80,9 @@ def precision_declared_differently(
         found: see `layer_precision.file_precision`.
     """
     stated = {"precision is": declared.precision}
-    beside = _precision_beside(file)
+    beside = _metadata_beside(file)
     if beside is not None:
-        stated["the document beside the file says that the precision is"] = beside
+        stated["the document beside the file says that the precision is"] = str(beside.get("precision"))
     return tuple(
         f"{words} {value or 'not stated'}, the graph computes in {found}"
         for words, value in stated.items()
@@ -65,7 +90,7 @@ def precision_declared_differently(
     )
 
 
-def _precision_beside(file: str | os.PathLike[str]) -> str | None:
+def _metadata_beside(file: str | os.PathLike[str]) -> dict[str, Any] | None:
     from aps_deploy.runtimes import read_sidecar
 
     try:
@@ -75,7 +100,7 @@ def _precision_beside(file: str | os.PathLike[str]) -> str | None:
     metadata = document.get("metadata")
     if document.get("file") != os.path.basename(file) or not isinstance(metadata, dict):
         return None  # it describes another file
-    return str(metadata.get("precision"))
+    return metadata
 
 
 def unaudited_layers(

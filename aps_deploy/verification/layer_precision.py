@@ -4,7 +4,8 @@ A layer is a node that multiplies: a convolution or a matrix product on the way 
 precision is the type of its operands; it is ``int8`` where input and weights both come out of 8-bit DequantizeLinear
 nodes, which is how a runtime knows that it may multiply integers. A quantise node elsewhere changes no layer. A file
 has a precision where every layer has it, except that the classifier, the one matrix product behind all other layers,
-may stay float32.
+may stay float32. A file may also declare layers that it keeps in float32: they must compute in it, and all others in
+the file's precision.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import collections
 import dataclasses
 import functools
-from collections.abc import Iterable, Iterator
+from collections.abc import Collection, Iterable, Iterator
 from typing import TYPE_CHECKING
 
 from aps_deploy.verification.gates import PRECISIONS
@@ -39,6 +40,7 @@ class LayerPrecision:
         precision: ``fp32``, ``fp16``, ``bf16``, ``int8``, ``fp64``, or ``unknown``.
         is_classifier: whether it is the one matrix product behind all other layers.
         evidence: what the precision was read from, for people.
+        is_kept: whether the file declares that it keeps this layer in float32.
     """
 
     layer: str
@@ -46,6 +48,7 @@ class LayerPrecision:
     precision: str
     is_classifier: bool
     evidence: str
+    is_kept: bool = False
 
 
 def layer_precisions(model: onnx.ModelProto) -> tuple[LayerPrecision, ...]:
@@ -66,25 +69,38 @@ def layer_precisions(model: onnx.ModelProto) -> tuple[LayerPrecision, ...]:
     return tuple(found)
 
 
-def file_precision(layers: Iterable[LayerPrecision]) -> str:
-    """Return the precision that every layer but the classifier has; ``mixed`` where they differ.
+def with_kept(layers: Iterable[LayerPrecision], kept: Collection[str]) -> tuple[LayerPrecision, ...]:
+    """Return the layers, those that a file declares as ``kept`` in float32, by name, marked as such."""
+    return tuple(dataclasses.replace(layer, is_kept=layer.layer in kept) for layer in layers)
 
-    A graph without layers computes in float32 as far as anyone can tell.
+
+def file_precision(layers: Iterable[LayerPrecision]) -> str:
+    """Return the precision that every layer has but the classifier and those kept in float32; else ``mixed``.
+
+    A graph without layers computes in float32 as far as anyone can tell, and so does one that keeps all of them.
     """
     layers = tuple(layers)
-    kinds = {layer.precision for layer in layers if not layer.is_classifier}
+    kinds = {layer.precision for layer in layers if not layer.is_classifier and not _is_kept_as_declared(layer)}
     if len(kinds) > 1:
         return "mixed"
     return kinds.pop() if kinds else "fp32"
 
 
 def other_layers(layers: Iterable[LayerPrecision], wanted: str) -> tuple[LayerPrecision, ...]:
-    """Return the layers that do not compute in the precision ``wanted``; a classifier may also be float32."""
+    """Return the layers that do not compute in the precision ``wanted``.
+
+    A classifier may also be float32; a layer that the file declares as kept in float32 must be.
+    """
     return tuple(
         layer
         for layer in layers
-        if layer.precision != wanted and not (layer.is_classifier and layer.precision == "fp32")
+        if layer.precision != ("fp32" if layer.is_kept else wanted)
+        and not (layer.is_classifier and layer.precision == "fp32")
     )
+
+
+def _is_kept_as_declared(layer: LayerPrecision) -> bool:
+    return layer.is_kept and layer.precision == "fp32"
 
 
 def faults_against(layers: Iterable[LayerPrecision], wanted: str, *, shown: int = 3) -> tuple[int, str]:
@@ -93,7 +109,13 @@ def faults_against(layers: Iterable[LayerPrecision], wanted: str, *, shown: int 
     others = other_layers(layers, wanted)
     if not layers and wanted != file_precision(layers):
         return 1, "the graph has no layer that multiplies"
-    words = [f"{layer.layer} computes in {layer.precision} ({layer.evidence})" for layer in others[:shown]]
+    if not others and wanted != "fp32" and all(layer.precision == "fp32" for layer in layers):
+        return len(layers), "every layer is kept in float32"
+    words = [
+        f"{layer.layer} computes in {layer.precision} ({layer.evidence})"
+        + (", but is declared as kept in fp32" if layer.is_kept else "")
+        for layer in others[:shown]
+    ]
     more = [f"and {len(others) - shown} more"] if len(others) > shown else []
     return len(others), "; ".join(words + more)
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import dataclasses
+from collections.abc import Collection, Mapping
 
 from aps_deploy.verification.certificate import Check
 from aps_deploy.verification.comparing import finite_or_none
@@ -33,6 +34,14 @@ class Ledger:
             fault = ""  # nothing was found
         status = judge(number, gate.comparison, gate.limit)
         self._add(group, gate, status, number, explained(status, gate.reason, fault), fault)
+
+    def add_to_failed(self, names: Collection[str], words: str) -> None:
+        """Say more about the checks of these ``names`` that failed: what only a look at all of them tells."""
+        for position, check in enumerate(self.checks):
+            if check.name in names and check.status == "failed":
+                fault = f"{check.fault}; {words}" if check.fault else words
+                reason = explained(check.status, self.gates[check.name].reason, fault)
+                self.checks[position] = dataclasses.replace(check, fault=fault, reason=reason)
 
     def not_applicable(self, group: str, name: str, reason: str) -> None:
         """Add the gate ``name`` as one that this file gives nothing to measure for."""

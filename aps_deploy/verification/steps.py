@@ -21,6 +21,7 @@ from aps_deploy.verification.comparing import Logits, Progress, finite_or_none
 from aps_deploy.verification.consistency import Consistency, measure_consistency
 from aps_deploy.verification.declaration import (
     declared_differently,
+    kept_declared_differently,
     precision_declared_differently,
     unaudited_layers,
 )
@@ -48,6 +49,11 @@ Indices = npt.NDArray[np.int64]
 
 _NO_REFERENCE = "there is no reference to compare with"
 _PARITY_GATES = ("parity_images", "parity_excess", "parity_mean_abs", "parity_cosine", "clear_top1_changes")
+LOCATED_GATES = ("unexplained_selections", "parity_excess", "parity_mean_abs", "parity_cosine", "clear_top1_changes")
+"""Gates whose failure asks for the layer that makes the error."""
+
+LOCATED_IMAGES = 8
+"""Images it is looked for on, the worst first: every map of every layer is in memory then."""
 
 REFERENCE_IMAGES = 16
 REFERENCE_PAIRS = 16_384
@@ -108,6 +114,7 @@ class Run:
         if agreement is None:
             self._no_selection(indices)
         self._parity(logits, compared)
+        self._locate(usable)
         tied = np.zeros(len(self.images), bool)
         if agreement is not None:
             tied = agreement.tied_images
@@ -140,6 +147,7 @@ class Run:
             others = declared_differently(declared, promised)
             if self.graph is not None:
                 others += precision_declared_differently(file, declared, file_precision(self.layers))
+                others += kept_declared_differently(file, declared, self.layers)
             self.details["declared_differently"] = list(others)
         if not declared.is_known:
             self.ledger.not_applicable("file", "declared_differently", "the file declares nothing")
@@ -357,6 +365,32 @@ class Run:
         else:
             self.ledger.record("parity", "accuracy_drop", reference_percent - file_percent)
 
+    def _locate(self, forced: Indices | None) -> None:
+        """Say in which layer the error is made, where a gate of selection or parity failed."""
+        self.details["localisation"] = None
+        failed = {check.name for check in self.ledger.checks if check.status == "failed"}
+        if failed.isdisjoint(LOCATED_GATES):
+            return
+        from aps_deploy.verification.localisation.locating import located, nowhere
+
+        if self.reference.kind != "checkpoint":
+            found = nowhere("the reference is no PyTorch network, so its layers cannot be compared")
+            self.details["localisation"] = found.to_dict()
+            return
+        rows = list(dict.fromkeys([self.details["parity"]["worst_image"], *range(len(self.images))]))[:LOCATED_IMAGES]
+        found = located(
+            self.graph,
+            self.session,
+            self.layers,
+            self.reference,
+            self.images[rows],
+            None if forced is None else forced[rows],
+            gates=self.ledger.gates,
+        )
+        self.details["localisation"] = found.to_dict()
+        if self.graph is not None:
+            self.ledger.add_to_failed(LOCATED_GATES, found.words)
+
     def _consistency(self, tied: npt.NDArray[np.bool_], logits: Logits | None = None) -> None:
         with _timed("the file under shifts"):
             found = measure_consistency(
@@ -399,6 +433,7 @@ class Run:
                 f"worst at image {found.worst_image} and shift {found.worst_shift}, "
                 f"largest logit change {found.max_logit_change:.3g}"
             )
+        fault += self._why(found)
         self.ledger.record("consistency", "top1_consistency", found.top1_percent, fault=fault)
         self.ledger.record("consistency", "identical_shifts", found.identical_shifts_percent, fault=fault)
         self.ledger.record("consistency", "authors_consistency", authors.consistency_percent)
@@ -458,6 +493,19 @@ class Run:
             **self.worst_case.to_dict(preprocessing, names),
             "file": None,
         }
+
+    def _why(self, found: Consistency) -> str:
+        """Return, where a gate of consistency fails, which operator makes the worst case differ."""
+        gates, case = self.ledger.gates, self.worst_case
+        percents = {"top1_consistency": found.top1_percent, "identical_shifts": found.identical_shifts_percent}
+        self.details["probe"] = None
+        if case is None or all(gates[name].accepts(percent) for name, percent in percents.items()):
+            return ""
+        from aps_deploy.verification.probe.explaining import explain_worst_case
+
+        explanation = explain_worst_case(self.graph, self.session, case)
+        self.details["probe"] = explanation.to_dict()
+        return "" if self.graph is None else f"; {explanation.words}"
 
     def _batches(self) -> None:
         ledger = self.ledger

@@ -96,8 +96,14 @@ def _precision(certificate: Certificate) -> list[Text]:
     if not counts:
         return []
     shown = ", ".join(f"{count} in {name}" for name, count in counts.most_common())
-    kept = [layer["layer"] for layer in layers if layer["is_classifier"] and len(counts) > 1]
-    return [Text(f"layers that multiply: {shown}{f' ({kept[0]} is the classifier)' if kept else ''}")]
+    remarks = [f"{layer['layer']} is the classifier" for layer in layers if layer["is_classifier"] and len(counts) > 1]
+    kept = [layer["layer"] for layer in layers if layer.get("is_kept")]
+    remarks += [f"kept in fp32 as declared: {', '.join(kept)}"] if kept else []
+    return [Text(f"layers that multiply: {shown}{_in_brackets(remarks)}")]
+
+
+def _in_brackets(remarks: list[str]) -> str:
+    return f" ({'; '.join(remarks)})" if remarks else ""
 
 
 def _checks(certificate: Certificate) -> Table:

@@ -24,7 +24,7 @@ from aps_deploy.verification.declaration import promises
 from aps_deploy.verification.digests import ImagesDigest, digest_images
 from aps_deploy.verification.gates import PRECISIONS, Gate, resolve_gates
 from aps_deploy.verification.instrument import load_inlined
-from aps_deploy.verification.layer_precision import file_precision, judged_precision, layer_precisions
+from aps_deploy.verification.layer_precision import file_precision, judged_precision, layer_precisions, with_kept
 from aps_deploy.verification.ledger import Ledger
 from aps_deploy.verification.references import AnyReference, resolve_reference
 from aps_deploy.verification.saved_reference import SavedReference, save_reference
@@ -113,7 +113,7 @@ def verify(
             step=judge.shift_step,
         )
         graph = load_inlined(Path(file)) if is_graph(file) else None
-        layers = () if graph is None else layer_precisions(graph)
+        layers = () if graph is None else with_kept(layer_precisions(graph), session.metadata.kept_fp32)
         judged = judged_precision(session.metadata.precision, layers)
         run = Run(
             session=session,

@@ -18,6 +18,7 @@ from aps_deploy.verification.digests import digest_images
 from aps_deploy.verification.gates import resolve_gates
 from aps_deploy.verification.layer_precision import LayerPrecision
 from aps_deploy.verification.ledger import Ledger
+from aps_deploy.verification.localisation.locating import nowhere
 from aps_deploy.verification.reference_trace import ComparedTrace
 from aps_deploy.verification.selection import compare_selections
 from aps_deploy.verification.shifts import shift_set
@@ -95,6 +96,7 @@ def measured_run(
     near[0, 0] = np.nextafter(near[0, 0], np.float32(np.inf))
     every = np.ones(count, bool)
     run._parity(logits, ComparedTrace(SimpleNamespace(logits=near), every, every, "forced"))  # type: ignore[arg-type]
+    run.details["localisation"] = nowhere("the network is a function").to_dict()
     run._consistency(np.zeros(count, bool) if tied is None else tied)
     run._batches()
     return run
