@@ -243,6 +243,7 @@ def verify(
     data: options.OptionalData = None,
     images: options.Images = None,
     shifts: options.Shifts = "group",
+    budget: options.Budget = None,
     gate: options.Gate = None,
     gates: options.Gates = None,
     precision: Annotated[
@@ -285,6 +286,7 @@ def verify(
             data,
             num_images=images,
             shifts=shifts,
+            budget=budget,
             gates=limits,
             precision=precision,
             runtime=runtime,

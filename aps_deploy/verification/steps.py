@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +15,7 @@ from aps_deploy.verification.authors import CIFAR_PROTOCOL, IMAGENET_PROTOCOL, a
 from aps_deploy.verification.batch import check_batches
 from aps_deploy.verification.comparing import Images, Progress, finite_or_none
 from aps_deploy.verification.consistency import Consistency, measure_consistency
+from aps_deploy.verification.crop_shifts import Scene, measure_crop_shifts, padded_scene, spread_positions
 from aps_deploy.verification.declaration import (
     declared_differently,
     precision_declared_differently,
@@ -31,10 +33,13 @@ from aps_deploy.verification.worst_case import WorstCase, make_worst_case
 if TYPE_CHECKING:
     import onnx
 
-    from aps_deploy.runtimes import Session
+    from aps_deploy.runtimes import ModelMetadata, Session
 
 Labels = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.int64]
+
+COMPONENTS = 4
+"""Of a polyphase selection: every registered architecture has stride 2."""
 
 REFERENCE_IMAGES = 16
 REFERENCE_PAIRS = 16_384
@@ -46,7 +51,8 @@ under all shifts is more than this. PyTorch on a CPU would otherwise take most o
 class Run:
     """One verification under way; every step adds checks to the ledger and measurements to the details.
 
-    ``graph`` is the file's, inlined, and ``layers`` are its layers; a checkpoint has None and none.
+    ``graph`` is the file's, inlined, and ``layers`` are its layers; a checkpoint has None and none. ``scene`` has a few
+    of the images with their surroundings, or None where nothing is known of those.
     """
 
     session: Session
@@ -61,9 +67,17 @@ class Run:
     batch_size: int
     seed: int
     progress: Progress | None
+    scene: Scene | None = None
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     worst_case: WorstCase | None = None
+
+    @functools.cached_property
+    def located(self) -> ModelMetadata:
+        """What the file says of itself, with its selections' values by the names that they have in the graph."""
+        from aps_deploy.verification.locating import located_selections
+
+        return self.session.metadata if self.graph is None else located_selections(self.graph, self.session.metadata)
 
     def check_file(self, file: str | os.PathLike[str], byte_faults: tuple[str, ...]) -> None:
         """Run every step on the open session."""
@@ -86,6 +100,7 @@ class Run:
             self._no_selection(indices)
         self._parity(logits, trace)
         self._consistency(tied_images(trace.margins) if agreement is None else agreement.tied_images)
+        self._crop_shifts()
         self._batches()
 
     def _present(self, graph: onnx.ModelProto | None) -> set[str]:
@@ -136,7 +151,7 @@ class Run:
     def _static(self, graph: onnx.ModelProto) -> None:
         from aps_deploy.verification.static_check import check_graph
 
-        findings = check_graph(graph, self.session.metadata, self.reference.promised)
+        findings = check_graph(graph, self.located, self.reference.promised)
         self.details["static"] = [dataclasses.asdict(finding) for finding in findings]
         if not self.session.metadata.is_known:
             reason = f"the file declares nothing to check it by; findings listed in the details: {len(findings)}"
@@ -181,10 +196,11 @@ class Run:
                 f"{self.session.source} reports selections of shape {indices.shape} for {len(self.images)} images, but "
                 f"the reference selects in {num_layers} layers; give the checkpoint it was made from."
             )
-        components = 4  # every registered architecture has stride 2
-        outside = int(((indices < 0) | (indices >= components)).sum())
+        if not np.issubdtype(indices.dtype, np.integer):
+            raise InputError(f"{self.session.source} reports selections as {indices.dtype}; export the file again.")
+        outside = int(((indices < 0) | (indices >= COMPONENTS)).sum())
         self.ledger.record("selection", "index_range", outside)
-        return None if outside else indices
+        return None if outside else indices.astype(np.int64)
 
     def _selection(
         self, file: str | os.PathLike[str], graph: onnx.ModelProto | None, forced: Indices, trace: ReferenceTrace
@@ -206,13 +222,17 @@ class Run:
         worst = [layer.layer for layer in agreement.layers if layer.unexplained]
         fault = f"layers {', '.join(worst)}" + ("" if scores is not None else f"; {note}")
         self.ledger.record("selection", "unexplained_selections", agreement.total("unexplained"), fault=fault)
+        if scores is None:
+            self.ledger.not_applicable("selection", "at_risk_selections", note)
+        else:
+            self.ledger.record("selection", "at_risk_selections", agreement.total("at_risk"))
         return agreement
 
     def _file_scores(
         self, file: str | os.PathLike[str], graph: onnx.ModelProto | None, indices: Indices
     ) -> tuple[tuple[npt.NDArray[np.float64], ...] | None, str]:
         """Return the file's own scores per layer, or None and why they cannot be had."""
-        metadata, session = self.session.metadata, self.session
+        metadata, session = self.located, self.session
         if graph is None:
             other = load_reference(file)
             other.model.to(session.device)
@@ -231,6 +251,8 @@ class Run:
             )
         except ApsError as error:
             return None, f"the scores cannot be measured ({error}), so nothing explains a disagreement"
+        if any(scores.shape != (len(self.images), COMPONENTS) for scores in measured.scores):
+            return None, "the values that the metadata names are no scores, so nothing explains a disagreement"
         if not np.array_equal(measured.indices, indices):
             return None, "the copy that outputs its scores selects otherwise than the file, so nothing is explained"
         return measured.scores, f"measured in {session.runtime} on a copy of the graph"
@@ -243,7 +265,8 @@ class Run:
         else:
             reason = "the file's indices are out of range"
         self.details["selection"] = None
-        self.ledger.not_applicable("selection", "unexplained_selections", reason)
+        for name in ("unexplained_selections", "at_risk_selections"):
+            self.ledger.not_applicable("selection", name, reason)
 
     def _parity(self, logits: npt.NDArray[Any], trace: ReferenceTrace) -> None:
         ledger = self.ledger
@@ -260,11 +283,14 @@ class Run:
         ledger.record("parity", "parity_mean_abs", parity.mean_abs)
         ledger.record("parity", "parity_cosine", parity.cosine)
         ledger.record("parity", "clear_top1_changes", parity.clear_disagreements)
-        drop = parity.accuracy_drop_points
-        if drop is None:
-            ledger.not_applicable("parity", "accuracy_drop", "there are no labels")
-        else:
-            ledger.record("parity", "accuracy_drop", drop)
+        for name, accuracy in (
+            ("accuracy_drop", parity.accuracy_drop_points),
+            ("accuracy_floor", parity.file_accuracy_percent),
+        ):
+            if accuracy is None:
+                ledger.not_applicable("parity", name, "there are no labels")
+            else:
+                ledger.record("parity", name, accuracy)
 
     def _consistency(self, tied: npt.NDArray[np.bool_]) -> None:
         found = measure_consistency(
@@ -360,6 +386,15 @@ class Run:
             **self.worst_case.to_dict(preprocessing, names),
             "file": None,
         }
+
+    def _crop_shifts(self) -> None:
+        """Move windows over a few images, which changes what is seen: for the record, not for the verdict."""
+        scene = self.scene or padded_scene(self.images[spread_positions(len(self.images))])
+        found = measure_crop_shifts(
+            self.session, self.reference, scene, batch_size=self.batch_size, progress=self.progress
+        )
+        self.details["crop_shifts"] = found.to_dict()
+        self.ledger.record("consistency", "crop_consistency", found.file_top1_percent)
 
     def _batches(self) -> None:
         ledger = self.ledger

@@ -22,6 +22,7 @@ from aps_deploy.errors import InputError, known_name
 from aps_deploy.files import sha256_of
 from aps_deploy.verification.certificate import Certificate
 from aps_deploy.verification.comparing import Images, Progress
+from aps_deploy.verification.crop_shifts import Scene
 from aps_deploy.verification.declaration import promises
 from aps_deploy.verification.gates import PRECISIONS, resolve_gates
 from aps_deploy.verification.instrument import load_inlined
@@ -47,6 +48,8 @@ def verify(
     labels: Labels | None = None,
     *,
     shifts: str | int | ShiftSet = "group",
+    budget: int | None = None,
+    scene: Scene | None = None,
     gates: Mapping[str, float | None] | None = None,
     precision: str | None = None,
     runtime: str | None = None,
@@ -65,6 +68,10 @@ def verify(
         labels: int64 (N,), for the accuracies; None leaves them out.
         shifts: ``group``, ``all``, a number of seeded shifts, each of them among the shifts that the reference
             promises (a ``pool_only`` network: even ones), or a `ShiftSet`, which is tried as it is.
+        budget: pairs of one image and one shift that are tried at most; of more shifts a seeded part is taken. None
+            takes `shifts.DEFAULT_BUDGET` for ``all``, and no limit else.
+        scene: a few of the images with what surrounds them, for windows that move over a picture; None pads the
+            images, see `crop_shifts`.
         gates: limits that replace the defaults of `gates.GATES`, by name; None as a limit only reports.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``: what every layer of the file must compute in; None takes
             what the file declares.
@@ -94,6 +101,8 @@ def verify(
             size_divisor=judge.total_stride,
             seed=seed,
             step=judge.shift_step,
+            budget=budget,
+            num_images=len(images),
         )
         graph = load_inlined(Path(file)) if session.runtime != "torch" else None
         layers = () if graph is None else layer_precisions(graph)
@@ -111,6 +120,7 @@ def verify(
             batch_size=batch_size,
             seed=seed,
             progress=progress,
+            scene=scene,
         )
         run.check_file(file, faults)
         if run.worst_case is not None and keep_worst_case is not None:
@@ -159,9 +169,9 @@ def _open(file: str | os.PathLike[str], runtime: str | None, device: str | None,
     if intact:
         return open_session(file, runtime=runtime, device=device)
     # A session refuses bytes that are not those of the export. Here they are a finding, and the rest is still measured.
-    import onnx
+    from aps_deploy.runtimes.onnx_files import load_onnx
 
-    return open_session(onnx.load(file), runtime=runtime, device=device)
+    return open_session(load_onnx(file), runtime=runtime, device=device)
 
 
 def _check_same_architecture(session: Session, reference: Reference) -> None:

@@ -91,6 +91,7 @@ def measured_run(
     near[0, 0] = np.nextafter(near[0, 0], np.float32(np.inf))
     run._parity(logits, SimpleNamespace(logits=near))  # type: ignore[arg-type]
     run._consistency(np.zeros(count, bool) if tied is None else tied)
+    run._crop_shifts()
     run._batches()
     return run
 
