@@ -50,7 +50,7 @@ class Session(Protocol):
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """The keys of what `run` returns."""
+        """The keys of what `run` returns, and of outputs that have no row per image, which it leaves out."""
 
     @property
     def source(self) -> str:
