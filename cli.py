@@ -265,6 +265,7 @@ def verify(
     data: options.OptionalData = None,
     images: options.Images = None,
     shifts: options.Shifts = "group",
+    budget: options.Budget = None,
     gate: options.Gate = None,
     gates: options.Gates = None,
     precision: Annotated[
@@ -344,6 +345,7 @@ def verify(
             settings: dict[str, Any] = {
                 "num_images": images,
                 "shifts": shifts,
+                "budget": budget,
                 "gates": limits,
                 "precision": precision,
                 "device": device,

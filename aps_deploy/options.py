@@ -58,6 +58,15 @@ Shifts = Annotated[
     str,
     Option("--shifts", metavar="group|all|N", help="The stride-product group, every shift, or N drawn ones."),
 ]
+Budget = Annotated[
+    int | None,
+    Option(
+        "--budget",
+        min=1,
+        metavar="N",
+        help="Pairs of an image and a shift tried at most; of more shifts a seeded part [default: 262144 for all].",
+    ),
+]
 Seed = Annotated[int, Option("--seed", min=0, max=2**32 - 1, help="Seed of everything drawn at random.")]
 Output = Annotated[Path, Option("--output", "-o", metavar="FILE", help="File to write.", show_default=False)]
 OptionalData = Annotated[

@@ -69,6 +69,17 @@ class Preprocessing:
                 f"preprocessing: interpolation is {self.interpolation!r}; accepted: {', '.join(_RESAMPLING)}."
             )
 
+    def for_size(self, image_size: int) -> Preprocessing:
+        """Return the preprocessing that crops to another size, in pixels, and resizes by as much.
+
+        The picture keeps its scale within the crop.
+        """
+        if self.image_size == image_size:
+            return self
+        ratio = image_size / self.image_size
+        resize = None if self.resize is None else round(self.resize * ratio)
+        return dataclasses.replace(self, image_size=image_size, resize=resize)
+
     def apply(self, image: Image.Image) -> npt.NDArray[np.float32]:
         """Return the network's input for one image.
 

@@ -234,12 +234,7 @@ def _preprocessing_of(model: ResNet, height: int, width: int) -> Preprocessing |
     preprocessing: Preprocessing | None = getattr(model, "preprocessing", None)
     if height != width or preprocessing is None:
         return None  # it crops squares; whoever exports a rectangle prepares the images too
-    if preprocessing.image_size == height:
-        return preprocessing
-    # The file takes one size only: crop to it, and resize by as much, so that the picture keeps its scale.
-    ratio = height / preprocessing.image_size
-    resize = None if preprocessing.resize is None else round(preprocessing.resize * ratio)
-    return dataclasses.replace(preprocessing, image_size=height, resize=resize)
+    return preprocessing.for_size(height)  # the file takes one size only
 
 
 def _checked_bytes(proto: onnx.ModelProto) -> bytes:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from aps_deploy.errors import InputError
 from aps_deploy.preprocessing import Preprocessing
-from aps_deploy.runtimes.onnx_files import load_onnx
+from aps_deploy.runtimes.onnx_files import load_onnx, one_line
 
 if TYPE_CHECKING:
     import onnx
@@ -134,7 +134,7 @@ class ModelMetadata:
                 values[name] = _positive_integer(name, values.get(name, 1))
         except (TypeError, ValueError, KeyError) as error:
             raise InputError(
-                f"the metadata cannot be read ({type(error).__name__}: {error}); export the file again."
+                f"the metadata cannot be read ({type(error).__name__}: {one_line(error)}); export the file again."
             ) from error
         return cls(**values)
 
@@ -147,8 +147,9 @@ class ModelMetadata:
         """
         try:
             document = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise InputError(f"the metadata is not JSON ({error}); export the file again.") from error
+        except (ValueError, RecursionError) as error:
+            # Not only its syntax: bytes that are no UTF-8, numbers of 5,000 digits, 10,000 brackets.
+            raise InputError(f"the metadata is not JSON ({one_line(error)}); export the file again.") from error
         if not isinstance(document, dict):
             raise InputError("the metadata is not a JSON object; export the file again.")
         return cls.from_dict(document)

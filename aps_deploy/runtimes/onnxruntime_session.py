@@ -62,14 +62,19 @@ class OnnxRuntimeSession(BaseSession):
         name = source or (os.fspath(model) if not isinstance(model, bytes) else "the model in memory")
         self._session = start_session(model, device, session_options(num_threads), name)
         used = tuple(self._session.get_providers())
-        description = self._session.get_modelmeta()
+        try:
+            properties = self._session.get_modelmeta().custom_metadata_map
+            spec = _input_spec(self._session, name)
+            output_names = tuple(output.name for output in self._session.get_outputs())
+        except UnicodeDecodeError as error:  # ONNX Runtime hands out whatever bytes stand in the file
+            raise InputError(f"{name} is damaged: a name in it is no text ({error}); export it again.") from error
         super().__init__(
             runtime="onnxruntime",
             device="cuda" if _CUDA in used else "cpu",
             providers=used,
-            metadata=ModelMetadata.from_properties(description.custom_metadata_map, name),
-            input_spec=_input_spec(self._session, name),
-            output_names=tuple(output.name for output in self._session.get_outputs()),
+            metadata=ModelMetadata.from_properties(properties, name),
+            input_spec=spec,
+            output_names=output_names,
             source=name,
         )
 

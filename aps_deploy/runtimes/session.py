@@ -50,7 +50,7 @@ class Session(Protocol):
 
     @property
     def output_names(self) -> tuple[str, ...]:
-        """The keys of what `run` returns."""
+        """The keys of what `run` returns, and of outputs that have no row per image, which it leaves out."""
 
     @property
     def source(self) -> str:
@@ -132,10 +132,25 @@ class BaseSession(abc.ABC):
     def _run_slice(self, images: npt.NDArray[np.float32]) -> Outputs:
         values = self._execute(np.ascontiguousarray(images, dtype=self.input_spec.dtype))
         outputs = dict(zip(self.output_names, values, strict=True))
+        self._check_rows(outputs, len(images))
         logits = outputs[LOGITS]
         if logits.dtype != np.float32:
             outputs[LOGITS] = logits.astype(np.float32)
-        return outputs
+        # A file of another tool may give out a scalar or a sequence as well, which has no part for each image.
+        return {name: value for name, value in outputs.items() if isinstance(value, np.ndarray) and value.ndim > 0}
+
+    def _check_rows(self, outputs: Outputs, count: int) -> None:
+        for name in (LOGITS, INDICES):
+            value: Any = outputs.get(name)
+            if value is None and name != LOGITS:
+                continue
+            is_numbers = isinstance(value, np.ndarray) and value.dtype.kind not in "OSU"
+            if not is_numbers or value.ndim == 0 or len(value) != count:
+                seen = f"{value.dtype} {value.shape}" if isinstance(value, np.ndarray) else type(value).__name__
+                raise ApsError(
+                    f"{self.source}: its output {name} is {seen} for {count} images; accepted are numbers with one row "
+                    "per image."
+                )
 
     @abc.abstractmethod
     def _execute(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:

@@ -36,6 +36,9 @@ def verify_command(
         "--images", data["num_images"], "--shifts", shifts, "--seed", data["seed"],
         "--runtime", environment["runtime"], "--device", environment["device"], "--batch-size", data["batch_size"],
     ]  # fmt: skip
+    budget = certificate.shift_set.get("budget")
+    if budget is not None:
+        words += ["--budget", budget]
     return shlex.join([str(word) for word in words] + gate_words(certificate.overrides))
 
 

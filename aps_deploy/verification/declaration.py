@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from aps_deploy.errors import InputError
 
 if TYPE_CHECKING:
+    from aps_deploy.preprocessing import Preprocessing
     from aps_deploy.runtimes import ModelMetadata
     from aps_deploy.verification.layer_precision import LayerPrecision
 
@@ -42,7 +43,37 @@ def declared_differently(declared: ModelMetadata, promised: ModelMetadata) -> tu
     if declared.selection_layers != promised.selection_layers:
         layers = [", ".join(names) or "none" for names in (declared.selection_layers, promised.selection_layers)]
         found.append(f"selecting layers are {layers[0]}, the reference has {layers[1]}")
-    return tuple(found)
+    return (
+        *found,
+        *_other_preprocessing(declared.preprocessing, promised.preprocessing),
+        *_other_classes(declared, promised),
+    )
+
+
+def _other_preprocessing(declared: Preprocessing | None, promised: Preprocessing | None) -> tuple[str, ...]:
+    """Return what a file does to its images that its reference does not, which no comparison of logits can see.
+
+    File and reference are given the same images, so another mean would pass everything but the user's accuracy.
+    """
+    if declared is None or promised is None:
+        return ()
+    wanted = promised.for_size(declared.image_size)
+    return tuple(
+        f"preprocessing {name} is {getattr(declared, name)}, the reference has {getattr(wanted, name)}"
+        for name in ("mean", "std", "channel_order", "interpolation", "resize")
+        if getattr(declared, name) != getattr(wanted, name)
+    )
+
+
+def _other_classes(declared: ModelMetadata, promised: ModelMetadata) -> tuple[str, ...]:
+    """Return which class a file names first otherwise than its reference; labels follow the file's names."""
+    ours, theirs = declared.class_names, promised.class_names
+    if ours is None or theirs is None or ours == theirs:
+        return ()
+    if len(ours) != len(theirs):
+        return (f"class names are {len(ours)}, the reference has {len(theirs)}",)
+    first = next(position for position, names in enumerate(zip(ours, theirs, strict=True)) if len(set(names)) > 1)
+    return (f"class {first} is {ours[first]}, the reference has {theirs[first]}",)
 
 
 def kept_declared_differently(

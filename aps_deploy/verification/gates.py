@@ -130,6 +130,10 @@ GATES: dict[str, GateSpec] = {
     "unexplained_selections": GateSpec(
         "<=", _same(0), "selections", "another choice is a fault unless the margin is below the file's error"
     ),
+    "at_risk_selections": GateSpec(
+        "<=", _same(None), "selections",
+        "choices that agree by less than the file's error: another kernel, driver or machine may choose otherwise",
+    ),
     "margin_cap": GateSpec(
         "<=", {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}, "relative margin",
         "largest margin that the measured score error may explain: well above the rounding of the precision, "
@@ -166,6 +170,10 @@ GATES: dict[str, GateSpec] = {
     "accuracy_drop": GateSpec(
         "<=", _same(1.0), "points", "accuracy lost against the reference; one point is what int8 may cost"
     ),
+    "accuracy_floor": GateSpec(
+        ">=", _same(None), "% of images",
+        "accuracy of the file itself on labelled images: what the task needs is the caller's to say",
+    ),
     "non_finite_pairs": GateSpec(
         "<=", _same(0), "pairs", "a NaN or an infinity under any shift is no answer; such pairs count as changed too"
     ),
@@ -182,6 +190,10 @@ GATES: dict[str, GateSpec] = {
     "authors_consistency": GateSpec(
         ">=", _same(None), "%",
         "the paper's protocol, two random shifts per batch: for comparing numbers; too noisy to gate",
+    ),
+    "crop_consistency": GateSpec(
+        ">=", _same(None), "% of windows",
+        "a window that moves over a larger picture loses pixels and gains others, so nothing is promised",
     ),
     "batch_atol": GateSpec(
         "<=", _BATCH_ATOL, "logit", "absolute part of the tolerance between batches", parametrises=_BATCH

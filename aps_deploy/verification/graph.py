@@ -12,6 +12,9 @@ from onnx import numpy_helper
 
 Shape = tuple[int | None, ...]
 
+# They leave a constant one.
+_SEEN_THROUGH = ("Cast", "Identity", "Reshape", "Squeeze", "Unsqueeze")
+
 
 class GraphView:
     """An inlined ONNX model, indexed by value name.
@@ -28,10 +31,9 @@ class GraphView:
         self._maker = {name: node for node in self.nodes for name in node.output if name}
         self._constants = {tensor.name: tensor for tensor in inferred.graph.initializer}
         for node in self.nodes:
-            if node.op_type == "Constant":
-                for attribute in node.attribute:
-                    if attribute.name == "value":
-                        self._constants[node.output[0]] = attribute.t
+            tensor = _constant_of(node)
+            if tensor is not None:
+                self._constants[node.output[0]] = tensor
         self._types = {name: tensor.data_type for name, tensor in self._constants.items()}
         self._shapes: dict[str, Shape] = {name: tuple(tensor.dims) for name, tensor in self._constants.items()}
         for value in (*inferred.graph.input, *inferred.graph.value_info, *inferred.graph.output):
@@ -59,15 +61,19 @@ class GraphView:
         return self._shapes.get(name)
 
     def is_constant(self, name: str) -> bool:
-        """Return whether a value is an initializer or a Constant node's."""
+        """Return whether a value is an initializer or a Constant node's, also behind what `constant` looks through."""
+        node = self.maker(name)
+        while name not in self._constants and node is not None and node.op_type in _SEEN_THROUGH:
+            name = node.input[0]
+            node = self.maker(name)
         return name in self._constants
 
     def constant(self, name: str) -> npt.NDArray[Any] | None:
         """Return the value of an initializer or Constant node, also behind a Cast, Identity, Reshape or Unsqueeze."""
         if name in self._constants:
-            return np.asarray(numpy_helper.to_array(self._constants[name]))
+            return _array_of(self._constants[name])
         node = self.maker(name)
-        if node is not None and node.op_type in ("Cast", "Identity", "Reshape", "Unsqueeze", "Squeeze"):
+        if node is not None and node.op_type in _SEEN_THROUGH:
             return self.constant(node.input[0])
         return None
 
@@ -109,9 +115,33 @@ def _with_inferred_types(model: onnx.ModelProto) -> onnx.ModelProto:
     try:
         # data_prop follows shapes through Shape, Gather and Concat, so that reshaped maps keep their channel count.
         return onnx.shape_inference.infer_shapes(bare, data_prop=True)
-    except onnx.shape_inference.InferenceError:
+    except Exception:  # InferenceError mostly; a damaged model makes the C++ behind it raise other things
         # Types stay unknown then, which the rules count as a fault and not as a pass.
         return bare
+
+
+def _array_of(tensor: onnx.TensorProto) -> npt.NDArray[Any] | None:
+    try:
+        return np.asarray(numpy_helper.to_array(tensor))
+    except (KeyError, TypeError, ValueError):
+        return None  # damaged, so nothing is known of it
+
+
+def _constant_of(node: onnx.NodeProto) -> onnx.TensorProto | None:
+    """Return what a Constant node holds: a tensor, or numbers in its attributes; None for other nodes and for text."""
+    if node.op_type != "Constant" or not node.attribute:
+        return None
+    entry = node.attribute[0]
+    if entry.name == "value":
+        held: onnx.TensorProto = entry.t
+        return held
+    kind = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
+    if entry.name not in kind:
+        return None
+    tensor: onnx.TensorProto = numpy_helper.from_array(
+        np.asarray(onnx.helper.get_attribute_value(entry), kind[entry.name])
+    )
+    return tensor
 
 
 def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
@@ -119,7 +149,7 @@ def attribute(node: onnx.NodeProto, name: str, default: Any = None) -> Any:
     for entry in node.attribute:
         if entry.name == name:
             value = onnx.helper.get_attribute_value(entry)
-            return value.decode() if isinstance(value, bytes) else value
+            return value.decode(errors="replace") if isinstance(value, bytes) else value
     return default
 
 

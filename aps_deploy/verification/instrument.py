@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from aps_deploy.errors import ApsError
+from aps_deploy.errors import ApsError, InputError
 from aps_deploy.runtimes.batching import ImageSource
 
 if TYPE_CHECKING:
@@ -36,12 +36,22 @@ class MeasuredScores:
 
 
 def load_inlined(path: Path) -> onnx.ModelProto:
-    """Return the ONNX model with its model-local functions inlined, weights included."""
-    import onnx
+    """Return the ONNX model with its model-local functions inlined, weights included.
+
+    Raises:
+        InputError: the file holds no ONNX model, or its functions are damaged.
+    """
     import onnx.inliner
 
-    model = onnx.load(path)
-    return onnx.inliner.inline_local_functions(model) if model.functions else model
+    from aps_deploy.runtimes.onnx_files import load_onnx, one_line
+
+    model = load_onnx(path)
+    if not model.functions:
+        return model
+    try:
+        return onnx.inliner.inline_local_functions(model)
+    except Exception as error:  # the inliner raises whatever its C++ does
+        raise InputError(f"the functions in {path} cannot be inlined ({one_line(error)}); export it again.") from error
 
 
 def add_score_outputs(model: onnx.ModelProto, metadata: ModelMetadata) -> onnx.ModelProto:

@@ -12,6 +12,7 @@ from aps_deploy.files import sha256_of
 from aps_deploy.verification.certificate import Certificate, certificate_path
 from aps_deploy.verification.commands import verify_command
 from aps_deploy.verification.comparing import Progress
+from aps_deploy.verification.crop_shifts import load_scene
 from aps_deploy.verification.digests import digest_images
 from aps_deploy.verification.judging import rejudge
 from aps_deploy.verification.outputs import Outputs, worst_case_path
@@ -55,6 +56,7 @@ def verify_path(
     *,
     num_images: int | None = None,
     shifts: str | int = "group",
+    budget: int | None = None,
     gates: Mapping[str, float | None] | None = None,
     precision: str | None = None,
     runtime: str | None = None,
@@ -79,6 +81,7 @@ def verify_path(
         data_dir: folder of images, with or without class folders.
         num_images: how many of them; None takes all, at most `MAX_DEFAULT_IMAGES`.
         shifts: ``group``, ``all`` or a number of shifts.
+        budget: pairs of an image and a shift that are tried at most, see `verify`.
         gates: overrides, see `gates.parse_gates`.
         precision: what every layer must compute in, see `verify`.
         runtime: see `open_session`.
@@ -117,6 +120,8 @@ def verify_path(
         data.images,
         data.listing.labels,
         shifts=shifts,
+        budget=budget,
+        scene=load_scene(data.listing.paths, data.preprocessing),
         gates=gates,
         precision=precision,
         runtime=runtime,

@@ -135,13 +135,14 @@ def _selecting_nodes(graph: GraphView, metadata: ModelMetadata) -> Iterator[onnx
         starts.append("polyphase_indices")
     seen: set[str] = set()
     for start in starts:
-        for node in graph.upstream(start, _is_network):
+        for node in graph.upstream(start, is_network):
             if node.output[0] not in seen:
                 seen.add(node.output[0])
                 yield node
 
 
-def _is_network(graph: GraphView, node: onnx.NodeProto) -> bool:
+def is_network(graph: GraphView, node: onnx.NodeProto) -> bool:
+    """Return whether a node upstream of a choice belongs to the network, whose maps the choice looks at."""
     if node.op_type in _NETWORK:
         return not _is_of_energies(graph, node)
     if node.op_type == "Conv":
@@ -179,7 +180,7 @@ def _is_network_quantisation(graph: GraphView, node: onnx.NodeProto) -> bool:
     if quantise is None or quantise.op_type != "QuantizeLinear":
         return True
     source = graph.maker(quantise.input[0])
-    return source is None or _is_network(graph, source)
+    return source is None or is_network(graph, source)
 
 
 def _low_precision(
@@ -221,7 +222,7 @@ def _missing_integer_sums(graph: GraphView, metadata: ModelMetadata, promised: M
     if not _is_exact(promised) or not str(promised.criterion or "l2").startswith(("l1", "l2")):
         return
     for entry in metadata.selections:
-        if not any(_is_integer_sum(graph, node) for node in graph.upstream(entry.index, _is_network)):
+        if not any(_is_integer_sum(graph, node) for node in graph.upstream(entry.index, is_network)):
             message = f"the index of {entry.layer} comes from no integer sum; exact selection is promised"
             yield Finding("selection-sum", entry.index, "", message)
 
@@ -237,7 +238,7 @@ def _float_pooling(graph: GraphView) -> Iterator[Finding]:
     for node in graph.upstream("logits", data_only=True):
         if _is_integer_sum(graph, node):
             pooled_exactly = True
-            for step in graph.upstream(node.output[0], _is_network):
+            for step in graph.upstream(node.output[0], is_network):
                 yield from _low_precision(graph, step, "pooling", "pooling")
         whole_map = node.op_type in ("GlobalAveragePool", "GlobalLpPool")
         if node.op_type in _SUMS and graph.element_type(node.input[0]) in _FLOATS:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import functools
 import logging
 import os
 import time
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -19,6 +20,7 @@ from aps_deploy.verification.authors import CIFAR_PROTOCOL, IMAGENET_PROTOCOL, a
 from aps_deploy.verification.batch import check_batches
 from aps_deploy.verification.comparing import Logits, Progress, finite_or_none
 from aps_deploy.verification.consistency import Consistency, measure_consistency
+from aps_deploy.verification.crop_shifts import Scene, measure_crop_shifts, padded_scene, spread_positions
 from aps_deploy.verification.declaration import (
     declared_differently,
     kept_declared_differently,
@@ -29,7 +31,7 @@ from aps_deploy.verification.instrument import measure_scores
 from aps_deploy.verification.layer_precision import LayerPrecision, faults_against, file_precision
 from aps_deploy.verification.ledger import Ledger
 from aps_deploy.verification.parity import compare_logits, percent_right
-from aps_deploy.verification.reference import ReferenceTrace, load_reference
+from aps_deploy.verification.reference import Reference, ReferenceTrace, load_reference
 from aps_deploy.verification.reference_trace import ComparedTrace, compared_trace
 from aps_deploy.verification.references import NUM_COMPONENTS, AnyReference, family_of
 from aps_deploy.verification.selection import SelectionAgreement, compare_selections, tied_images
@@ -65,7 +67,8 @@ under all shifts is more than this. PyTorch on a CPU would otherwise take most o
 class Run:
     """One verification under way; every step adds checks to the ledger and measurements to the details.
 
-    ``graph`` is the file's, inlined, and ``layers`` are its layers; a checkpoint has None and none.
+    ``graph`` is the file's, inlined, and ``layers`` are its layers; a checkpoint has None and none. ``scene`` has a few
+    of the images with their surroundings, or None where nothing is known of those.
     """
 
     session: Session
@@ -80,6 +83,7 @@ class Run:
     batch_size: int
     seed: int
     progress: Progress | None
+    scene: Scene | None = None
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     worst_case: WorstCase | None = None
@@ -89,6 +93,13 @@ class Run:
     def promised(self) -> ModelMetadata:
         """What the file must keep: what the reference promises or, where it says nothing, what the file declares."""
         return self.reference.promised if self.reference.promised.is_known else self.session.metadata
+
+    @functools.cached_property
+    def located(self) -> ModelMetadata:
+        """What the file says of itself, with its selections' values by the names that they have in the graph."""
+        from aps_deploy.verification.locating import located_selections
+
+        return self.session.metadata if self.graph is None else located_selections(self.graph, self.session.metadata)
 
     def check_file(self, file: str | os.PathLike[str], byte_faults: tuple[str, ...]) -> None:
         """Run every step on the open session."""
@@ -121,6 +132,8 @@ class Run:
         elif compared is not None:
             tied = tied_images(compared.trace.margins)
         self._consistency(tied, logits)
+        with _timed("crop windows"):
+            self._crop_shifts()
         with _timed("batches"):
             self._batches()
 
@@ -190,7 +203,7 @@ class Run:
     def _static(self, graph: onnx.ModelProto) -> None:
         from aps_deploy.verification.static_check import check_graph
 
-        findings = check_graph(graph, self.session.metadata, self.promised)
+        findings = check_graph(graph, self.located, self.promised)
         self.details["static"] = [dataclasses.asdict(finding) for finding in findings]
         if not self.session.metadata.is_known:
             reason = f"the file declares nothing to check it by; findings listed in the details: {len(findings)}"
@@ -246,9 +259,11 @@ class Run:
                 f"{self.session.source} reports selections of shape {indices.shape} for {len(self.images)} images, but "
                 f"the reference selects in {num_layers} layers; give the checkpoint it was made from."
             )
+        if not np.issubdtype(indices.dtype, np.integer):
+            raise InputError(f"{self.session.source} reports selections as {indices.dtype}; export the file again.")
         outside = int(((indices < 0) | (indices >= NUM_COMPONENTS)).sum())
         self.ledger.record("selection", "index_range", outside)
-        return None if outside else indices
+        return None if outside else indices.astype(np.int64)
 
     def _selection(
         self, file: str | os.PathLike[str], graph: onnx.ModelProto | None, indices: Indices, compared: ComparedTrace
@@ -274,13 +289,17 @@ class Run:
         worst = [layer.layer for layer in agreement.layers if layer.unexplained]
         fault = f"layers {', '.join(worst)}" + ("" if scores is not None else f"; {note}")
         self.ledger.record("selection", "unexplained_selections", agreement.total("unexplained"), fault=fault)
+        if scores is None:
+            self.ledger.not_applicable("selection", "at_risk_selections", note)
+        else:
+            self.ledger.record("selection", "at_risk_selections", agreement.total("at_risk"))
         return agreement
 
     def _file_scores(
         self, file: str | os.PathLike[str], graph: onnx.ModelProto | None, indices: Indices
     ) -> tuple[tuple[npt.NDArray[np.float64], ...] | None, str]:
         """Return the file's own scores per layer, or None and why they cannot be had."""
-        metadata, session = self.session.metadata, self.session
+        metadata, session = self.located, self.session
         if graph is None:
             other = load_reference(file)
             other.model.to(session.device)
@@ -299,6 +318,8 @@ class Run:
             )
         except ApsError as error:
             return None, f"the scores cannot be measured ({error}), so nothing explains a disagreement"
+        if any(scores.shape != (len(self.images), NUM_COMPONENTS) for scores in measured.scores):
+            return None, "the values that the metadata names are no scores, so nothing explains a disagreement"
         if not np.array_equal(measured.indices, indices):
             return None, "the copy that outputs its scores selects otherwise than the file, so nothing is explained"
         return measured.scores, f"measured in {session.runtime} on a copy of the graph"
@@ -314,13 +335,15 @@ class Run:
         else:
             reason = "the file's indices are out of range"
         self.details["selection"] = None
-        self.ledger.not_applicable("selection", "unexplained_selections", reason)
+        for name in ("unexplained_selections", "at_risk_selections"):
+            self.ledger.not_applicable("selection", name, reason)
 
     def _parity(self, logits: Logits, compared: ComparedTrace | None) -> None:
         ledger = self.ledger
         if compared is None:
             for name in (*_PARITY_GATES, "accuracy_drop"):
                 ledger.not_applicable("parity", name, _NO_REFERENCE)
+            self._accuracy_floor(logits)
             return
         if logits.shape != compared.trace.logits.shape:
             raise InputError(
@@ -336,6 +359,7 @@ class Run:
             for name in _PARITY_GATES[1:]:
                 ledger.not_applicable("parity", name, "no image could be compared, which parity_images counts")
             self._accuracy_drop(logits, compared.trace.logits)
+            self._accuracy_floor(logits)
             return
         parity = compare_logits(
             logits[rows],
@@ -356,6 +380,15 @@ class Run:
         ledger.record("parity", "parity_cosine", parity.cosine)
         ledger.record("parity", "clear_top1_changes", parity.clear_disagreements)
         self._accuracy_drop(logits, compared.trace.logits)
+        self._accuracy_floor(logits)
+
+    def _accuracy_floor(self, logits: Logits) -> None:
+        """Hold the accuracy against what the caller asks for."""
+        percent = percent_right(logits, self.labels)
+        if percent is None:
+            self.ledger.not_applicable("parity", "accuracy_floor", "there are no labels")
+        else:
+            self.ledger.record("parity", "accuracy_floor", percent)
 
     def _accuracy_drop(self, logits: Logits, reference: Logits) -> None:
         """Hold the accuracy against the reference's, on all images: it asks for no equal choices."""
@@ -377,12 +410,13 @@ class Run:
             found = nowhere("the reference is no PyTorch network, so its layers cannot be compared")
             self.details["localisation"] = found.to_dict()
             return
-        rows = list(dict.fromkeys([self.details["parity"]["worst_image"], *range(len(self.images))]))[:LOCATED_IMAGES]
+        order = dict.fromkeys([self.details["parity"]["worst_image"], *range(len(self.images))])
+        rows = np.array(list(order)[:LOCATED_IMAGES])
         found = located(
             self.graph,
             self.session,
             self.layers,
-            self.reference,
+            cast(Reference, self.reference),
             self.images[rows],
             None if forced is None else forced[rows],
             gates=self.ledger.gates,
@@ -506,6 +540,14 @@ class Run:
         explanation = explain_worst_case(self.graph, self.session, case)
         self.details["probe"] = explanation.to_dict()
         return "" if self.graph is None else f"; {explanation.words}"
+
+    def _crop_shifts(self) -> None:
+        """Move windows over a few images, which changes what is seen: for the record, not for the verdict."""
+        scene = self.scene or padded_scene(self.images[np.array(spread_positions(len(self.images)))])
+        reference = self.reference if self.reference.can_run else None
+        found = measure_crop_shifts(self.session, reference, scene, batch_size=self.batch_size, progress=self.progress)
+        self.details["crop_shifts"] = found.to_dict()
+        self.ledger.record("consistency", "crop_consistency", found.file_top1_percent)
 
     def _batches(self) -> None:
         ledger = self.ledger

@@ -27,7 +27,7 @@ def certificate_table(certificate: Certificate) -> RenderableType:
     parts: list[RenderableType] = [_heading(certificate), *_precision(certificate), _checks(certificate)]
     if certificate.details.get("selection"):
         parts.append(_layers(certificate))
-    parts.append(_verdict(certificate))
+    parts += [*_crop_shifts(certificate), _verdict(certificate)]
     return Group(*parts)
 
 
@@ -132,6 +132,20 @@ def _layers(certificate: Certificate) -> Table:
         numbers = [_number(layer[name]) for name in ("measured_error", "smallest_margin")]
         table.add_row(layer["layer"], *counts, *numbers)
     return table
+
+
+def _crop_shifts(certificate: Certificate) -> list[Text]:
+    found = certificate.details.get("crop_shifts")
+    if found is None:
+        return []
+    farthest = max(found["distances"], default=0)
+    shown = (
+        f"windows moved by 1 to {farthest} pixels ({found['kind']}; nothing is promised): the file keeps its class in "
+        f"{_number(found['file_top1_percent'])} %"
+    )
+    if found["reference_top1_percent"] is not None:
+        shown += f", the reference in {_number(found['reference_top1_percent'])} %"
+    return [Text(shown)]
 
 
 def _verdict(certificate: Certificate) -> Text:

@@ -20,6 +20,7 @@ from aps_deploy.errors import InputError, known_name
 from aps_deploy.files import sha256_of
 from aps_deploy.verification.certificate import Certificate
 from aps_deploy.verification.comparing import Progress
+from aps_deploy.verification.crop_shifts import Scene
 from aps_deploy.verification.declaration import promises
 from aps_deploy.verification.digests import ImagesDigest, digest_images
 from aps_deploy.verification.gates import PRECISIONS, Gate, resolve_gates
@@ -50,6 +51,8 @@ def verify(
     labels: Labels | None = None,
     *,
     shifts: str | int | ShiftSet = "group",
+    budget: int | None = None,
+    scene: Scene | None = None,
     gates: Mapping[str, float | None] | None = None,
     precision: str | None = None,
     runtime: str | None = None,
@@ -74,6 +77,10 @@ def verify(
         labels: int64 (N,), for the accuracies; None leaves them out.
         shifts: ``group``, ``all``, a number of seeded shifts, each of them among the shifts that the reference
             promises (a ``pool_only`` network: even ones), or a `ShiftSet`, which is tried as it is.
+        budget: pairs of one image and one shift that are tried at most; of more shifts a seeded part is taken. None
+            takes `shifts.DEFAULT_BUDGET` for ``all``, and no limit else.
+        scene: a few of the images with what surrounds them, for windows that move over a picture; None pads the
+            images, see `crop_shifts`.
         gates: limits that replace the defaults of `gates.GATES`, by name; None as a limit only reports.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``: what every layer of the file must compute in; None takes
             what the file declares.
@@ -111,6 +118,8 @@ def verify(
             size_divisor=judge.total_stride,
             seed=seed,
             step=judge.shift_step,
+            budget=budget,
+            num_images=len(images),
         )
         graph = load_inlined(Path(file)) if is_graph(file) else None
         layers = () if graph is None else with_kept(layer_precisions(graph), session.metadata.kept_fp32)
@@ -128,6 +137,7 @@ def verify(
             batch_size=batch_size,
             seed=seed,
             progress=progress,
+            scene=scene,
         )
         run.check_file(file, faults)
         if run.worst_case is not None and keep_worst_case is not None:
@@ -156,8 +166,8 @@ def _gates(
 
 def _checked_images(images: ImageSource, labels: Labels | None) -> tuple[ImageSource, Labels | None]:
     # Whether the values are finite is seen when they are hashed.
-    if isinstance(images, (list, tuple)):
-        images = np.asarray(images)
+    if not hasattr(images, "shape"):
+        images = np.asarray(images)  # a list, whatever its type says
     dtype = getattr(images, "dtype", np.dtype(np.float32))
     if len(images.shape) != 4 or images.shape[1] != 3 or dtype != np.float32:
         raise InputError(
@@ -195,9 +205,9 @@ def _open(file: str | os.PathLike[str], runtime: str | None, device: str | None,
     if intact:
         return open_session(file, runtime=runtime, device=device)
     # A session refuses bytes that are not those of the export. Here they are a finding, and the rest is still measured.
-    import onnx
+    from aps_deploy.runtimes.onnx_files import load_onnx
 
-    return open_session(onnx.load(file), runtime=runtime, device=device)
+    return open_session(load_onnx(file), runtime=runtime, device=device)
 
 
 def why_not_opened(file: str | os.PathLike[str], runtime: str, device: str) -> str | None:

@@ -152,6 +152,22 @@ class TestContract:
             outputs = session.run(graphs.images(2))
         assert outputs["pooled"].shape == (2, 4)
 
+    def test_an_output_without_a_row_per_image_is_left_out(self, opened: Opener) -> None:
+        model = graphs.classifier()
+        model.graph.node.append(helper.make_node("ReduceMax", ["pooled"], ["largest"], keepdims=0))
+        model.graph.output.append(helper.make_tensor_value_info("largest", TensorProto.FLOAT, []))
+        with opened(model) as session:
+            assert set(session.run(graphs.images(2))) == {"logits", "polyphase_indices"}
+
+    def test_logits_without_a_row_per_image_are_refused(self, opened: Opener) -> None:
+        model = graphs.classifier()
+        made = next(node for node in model.graph.node if "logits" in node.output)
+        made.output[list(made.output).index("logits")] = "rows"
+        model.graph.node.append(helper.make_node("ReduceMax", ["rows"], ["logits"], keepdims=0))
+        model.graph.output[0].type.tensor_type.shape.Clear()
+        with opened(model) as session, pytest.raises(ApsError, match=r"output logits is float32 \(\) for 2 images"):
+            session.run(graphs.images(2))
+
     def test_half_precision_file_takes_and_returns_float32(self, opened: Opener) -> None:
         images = graphs.images(2)
         with opened(graphs.classifier(dtype=TensorProto.FLOAT16)) as session:

@@ -98,6 +98,7 @@ def measured_run(
     run._parity(logits, ComparedTrace(SimpleNamespace(logits=near), every, every, "forced"))  # type: ignore[arg-type]
     run.details["localisation"] = nowhere("the network is a function").to_dict()
     run._consistency(np.zeros(count, bool) if tied is None else tied)
+    run._crop_shifts()
     run._batches()
     return run
 

@@ -15,6 +15,7 @@ from aps_deploy.verification import Certificate, verify
 from tests.verification import sabotage
 from tests.verification.conftest import make_images
 from tests.verification.sabotage import Edit
+from tests.verification.verdicts import failed_gates
 
 Images = npt.NDArray[np.float32]
 
@@ -50,10 +51,6 @@ CASES: list[tuple[str, Edit, str, str]] = [
 
 def _few(file: Path, precise: dict[str, Path], images: Images, **options: object) -> Certificate:
     return verify(file, precise["checkpoint"], images[:2], shifts=1, **options)  # type: ignore[arg-type]
-
-
-def _failed(certificate: Certificate) -> dict[str, str]:
-    return {check.name: check.reason for check in certificate.failed_checks}
 
 
 @pytest.mark.parametrize("precision", ["fp16", "int8"])
@@ -92,7 +89,7 @@ def test_a_file_that_is_not_what_it_claims_fails(
     tmp_path: Path,
 ) -> None:
     file = sabotage.write_sabotaged(precise[precision], tmp_path / "bad.onnx", edit)
-    failed = _failed(_few(file, precise, images))
+    failed = failed_gates(_few(file, precise, images))
     assert words in failed[gate]
 
 
@@ -102,19 +99,19 @@ def test_a_claim_does_not_widen_the_limits(precise: dict[str, Path], images: Ima
     file = sabotage.write_sabotaged(precise["fp32"], tmp_path / "bad.onnx", edit)
     off = {"declared_differently": None, "other_precision_layers": None}
     certificate = _few(file, precise, images, gates=off)
-    assert {"parity_excess", "parity_mean_abs"} <= set(_failed(certificate))
+    assert {"parity_excess", "parity_mean_abs"} <= set(failed_gates(certificate))
     assert certificate.check("parity_mean_abs").tolerance == 1e-4
     assert _few(precise["int8"], precise, images).check("parity_excess").tolerance is None
 
 
 def test_the_caller_may_ask_for_a_precision(precise: dict[str, Path], images: Images) -> None:
-    failed = _failed(_few(precise["fp32"], precise, images, precision="fp16"))
+    failed = failed_gates(_few(precise["fp32"], precise, images, precision="fp16"))
     assert list(failed) == ["other_precision_layers"]
     assert "fp16 is asked for: bn1/Conv computes in fp32 (fp32 operands)" in failed["other_precision_layers"]
     assert "and 22 more" in failed["other_precision_layers"]
     assert (
         "a checkpoint runs in fp32"
-        in _failed(_few(precise["checkpoint"], precise, images, precision="int8"))["other_precision_layers"]
+        in failed_gates(_few(precise["checkpoint"], precise, images, precision="int8"))["other_precision_layers"]
     )
     assert _few(precise["checkpoint"], precise, images, precision="fp32").passed
     with pytest.raises(InputError, match="unknown precision 'fp8'"):
@@ -129,7 +126,7 @@ def test_the_document_beside_the_file_must_say_the_same(
     document = json.loads(precise["fp16"].with_suffix(".json").read_text())
     document["metadata"]["precision"] = "int8"
     file.with_suffix(".json").write_text(json.dumps(document))
-    failed = _failed(_few(file, precise, images))
+    failed = failed_gates(_few(file, precise, images))
     assert "the document beside the file says that the precision is int8" in failed["declared_differently"]
 
 
@@ -140,4 +137,4 @@ def test_without_metadata_the_layers_choose_the_limits(
     certificate = _few(file, precise, images, gates={"unaudited_layers": None})
     assert certificate.check("other_precision_layers").status == "not_applicable"
     assert certificate.check("parity_mean_abs").tolerance == 1e-3
-    assert _failed(_few(file, precise, images, precision="fp32"))["other_precision_layers"]
+    assert failed_gates(_few(file, precise, images, precision="fp32"))["other_precision_layers"]

@@ -10,10 +10,12 @@ import pytest
 
 from aps_deploy.export import export_onnx
 from aps_deploy.models import ResNet, save_checkpoint
-from aps_deploy.verification import Certificate, verify
-from tests.verification import sabotage
+from aps_deploy.runtimes import open_session
+from aps_deploy.verification import GATES, Certificate, verify
+from tests.verification import sabotage, sabotage_network
 from tests.verification.conftest import IMAGE_SIZE, PREPROCESSING, make_network
 from tests.verification.sabotage import Edit
+from tests.verification.verdicts import failed_gates
 
 Images = npt.NDArray[np.float32]
 
@@ -62,38 +64,89 @@ CASES: list[tuple[Edit, str, str]] = [
     (sabotage.not_a_number, "non_finite_pairs", ""),
     (sabotage.mixed_batch, "batch_size_difference", ""),
     (sabotage.always_first_component, "identical_shifts", ""),
-]
+    (sabotage_network.blur_off_by_one, "parity_excess", ""),
+    (sabotage_network.box_blur, "parity_excess", ""),
+    (sabotage_network.swapped_colours, "parity_excess", ""),
+    (sabotage_network.stale_batch_norm, "parity_excess", ""),
+    (sabotage_network.other_normalisation, "parity_excess", ""),
+    (sabotage_network.truncated_weights, "parity_excess", ""),
+    (sabotage_network.dropped_shortcut, "parity_excess", ""),
+    (sabotage_network.leaky_relu, "parity_excess", ""),
+    (sabotage_network.shortcut_of_a_fixed_grid, "parity_excess", ""),
+    (sabotage_network.shortcut_of_a_fixed_grid, "identical_shifts", ""),
+    (sabotage_network.topk_for_chain, "static_findings", "TopK leaves the order of ties"),
+    (sabotage_network.biased_logits, "parity_mean_abs", ""),
+    (sabotage_network.negated_class, "parity_cosine", ""),
+    (sabotage_network.permuted_classes, "clear_top1_changes", ""),
+    (sabotage_network.permuted_classes, "accuracy_drop", ""),
+    (sabotage_network.blind_half, "top1_consistency", ""),
+    (sabotage_network.position_dependent(1e-6), "identical_shifts", ""),
+    (sabotage_network.slot_dependent(1e-6), "identical_rows", ""),
+    (sabotage_network.slot_dependent(0.1), "batch_slot_difference", ""),
+    (sabotage_network.noise, "repeat_difference", ""),
+    (sabotage.redeclare(preprocessing={**PREPROCESSING.to_dict(), "mean": [0.4, 0.5, 0.5]}), "declared_differently",
+     "preprocessing mean is (0.4, 0.5, 0.5), the reference has (0.5, 0.5, 0.5)"),
+    (sabotage.redeclare(preprocessing={**PREPROCESSING.to_dict(), "std": [1.0, 1.0, 1.0]}), "declared_differently",
+     "preprocessing std is"),
+    (sabotage.redeclare(preprocessing={**PREPROCESSING.to_dict(), "channel_order": "BGR"}), "declared_differently",
+     "preprocessing channel_order is BGR, the reference has RGB"),
+    (sabotage.redeclare(preprocessing={**PREPROCESSING.to_dict(), "resize": 20}), "declared_differently",
+     "preprocessing resize is 20, the reference has None"),
+    (sabotage.redeclare(class_names=[f"class {number}" for number in (0, 2, 1, 3, 4, 5, 6)]), "declared_differently",
+     "class 1 is class 2, the reference has class 1"),
+]  # fmt: skip
+
+ELSEWHERE = {"changed_bytes", "other_precision_layers"}
+"""Gates whose sabotage is not among `CASES`: the last test of this file, and `test_precision_proof`."""
 
 
-def _verify(file: Path, exports: dict[str, Path], images: Images) -> Certificate:
-    return verify(file, exports["checkpoint"], images, shifts=6)
+@pytest.fixture(scope="module")
+def labels(exports: dict[str, Path], images: Images) -> npt.NDArray[np.int64]:
+    """The good file's own answers, so that it is always right."""
+    with open_session(exports["where"]) as session:
+        return session.run(images)["logits"].argmax(axis=1)
 
 
-def _failed(certificate: Certificate) -> dict[str, str]:
-    assert not certificate.passed
-    assert certificate.exit_code == 1
-    return {check.name: check.reason for check in certificate.failed_checks}
+def _verify(
+    file: Path, exports: dict[str, Path], images: Images, labels: npt.NDArray[np.int64] | None = None
+) -> Certificate:
+    return verify(file, exports["checkpoint"], images, labels, shifts=6)
+
+
+def test_every_gate_with_a_limit_catches_something() -> None:
+    assert len(CASES) >= 25
+    limited = {name for name, spec in GATES.items() if spec.limits["fp32"] is not None and not spec.parametrises}
+    assert limited - ELSEWHERE == {name for _, name, _ in CASES} - ELSEWHERE
 
 
 @pytest.mark.parametrize(
     ("edit", "name", "rule"), CASES, ids=[f"{edit.__name__}-{number}" for number, (edit, _, _) in enumerate(CASES)]
 )
 def test_a_sabotaged_file_fails_the_right_check(
-    edit: Edit, name: str, rule: str, exports: dict[str, Path], images: Images, tmp_path: Path
+    edit: Edit,
+    name: str,
+    rule: str,
+    exports: dict[str, Path],
+    images: Images,
+    labels: npt.NDArray[np.int64],
+    tmp_path: Path,
 ) -> None:
     file = sabotage.write_sabotaged(exports["where"], tmp_path / "bad.onnx", edit)
-    failed = _failed(_verify(file, exports, images))
+    failed = failed_gates(_verify(file, exports, images, labels))
     assert name in failed
     assert rule in failed[name]
 
 
-def test_inlining_alone_is_no_sabotage(exports: dict[str, Path], images: Images, tmp_path: Path) -> None:
-    file = sabotage.write_sabotaged(exports["custom-op"], tmp_path / "good.onnx", lambda model: None)
-    assert _verify(file, exports, images).passed
+def test_a_ramp_that_parity_cannot_see_breaks_the_bits_and_nothing_else(
+    exports: dict[str, Path], images: Images, tmp_path: Path
+) -> None:
+    edit = sabotage_network.position_dependent(1e-6)
+    file = sabotage.write_sabotaged(exports["where"], tmp_path / "bad.onnx", edit)
+    assert list(failed_gates(_verify(file, exports, images))) == ["identical_shifts"]
 
 
 def _failed_fast(file: Path, exports: dict[str, Path], images: Images) -> dict[str, str]:
-    return _failed(verify(file, exports["checkpoint"], images[:2], shifts=1))
+    return failed_gates(verify(file, exports["checkpoint"], images[:2], shifts=1))
 
 
 def test_a_declaration_does_not_choose_the_rules(exports: dict[str, Path], images: Images, tmp_path: Path) -> None:
@@ -114,13 +167,13 @@ def test_the_same_weights_with_float_selection_fail_against_the_exact_reference(
     floating.load_state_dict(network.state_dict())
     export_onnx(floating, tmp_path / "float.onnx", image_size=IMAGE_SIZE)
     certificate = verify(tmp_path / "float.onnx", exports["checkpoint"], images, shifts=2)
-    failed = _failed(certificate)
+    failed = failed_gates(certificate)
     assert "selection is float, the reference has exact" in failed["declared_differently"]
     assert "selection-sum" in failed["static_findings"]
     assert certificate.file["declared"]["selection"] == "float"
     assert certificate.reference["promised"]["selection"] == "exact"
     checkpoint = save_checkpoint(tmp_path / "float.safetensors", floating, preprocessing=PREPROCESSING)
-    as_checkpoint = _failed(verify(checkpoint, exports["checkpoint"], images[:2], shifts=1))
+    as_checkpoint = failed_gates(verify(checkpoint, exports["checkpoint"], images[:2], shifts=1))
     assert "selection is float, the reference has exact" in as_checkpoint["declared_differently"]
 
 
@@ -129,7 +182,7 @@ def test_low_precision_is_found_in_every_form(
     form: str, exports: dict[str, Path], images: Images, tmp_path: Path
 ) -> None:
     file = sabotage.write_sabotaged(exports[form], tmp_path / "bad.onnx", sabotage.energies_in_half)
-    failed = _failed(_verify(file, exports, images))
+    failed = failed_gates(_verify(file, exports, images))
     assert "selection-precision" in failed["static_findings"]
     assert "half_down" in failed["static_findings"]  # the node is named
 
@@ -138,7 +191,7 @@ def test_permuted_components_are_found_in_the_gather_form(
     exports: dict[str, Path], images: Images, tmp_path: Path
 ) -> None:
     file = sabotage.write_sabotaged(exports["gather"], tmp_path / "bad.onnx", sabotage.permuted_components_gather)
-    assert "parity_excess" in _failed(_verify(file, exports, images))
+    assert "parity_excess" in failed_gates(_verify(file, exports, images))
 
 
 def test_low_precision_inside_a_function_body_is_found(
@@ -155,7 +208,7 @@ def test_low_precision_inside_a_function_body_is_found(
     for offset, cast in enumerate(casts):
         function.node.insert(position + offset, cast)
     onnx.save(model, tmp_path / "bad.onnx")
-    failed = _failed(_verify(tmp_path / "bad.onnx", exports, images))
+    failed = failed_gates(_verify(tmp_path / "bad.onnx", exports, images))
     assert "selection-precision" in failed["static_findings"]
 
 
@@ -170,5 +223,5 @@ def test_bytes_changed_after_the_export_fail_even_where_nothing_else_does(
     onnx.save(model, file)
     (tmp_path / "where.json").write_bytes(exports["where"].with_suffix(".json").read_bytes())
     certificate = _verify(file, exports, images)
-    assert list(_failed(certificate)) == ["changed_bytes"]
+    assert list(failed_gates(certificate)) == ["changed_bytes"]
     assert certificate.check("identical_shifts").status == "passed"

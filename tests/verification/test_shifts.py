@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from aps_deploy.errors import InputError
-from aps_deploy.verification.shifts import GROUP_LIMIT, shift_set
+from aps_deploy.verification.shifts import DEFAULT_BUDGET, GROUP_LIMIT, shift_set
 
 
 def test_the_group_is_every_shift_modulo_the_strides() -> None:
@@ -89,3 +89,34 @@ def test_without_a_step_nothing_is_said_of_one() -> None:
     assert "multiples" not in shift_set("group", height=8, width=8, size_divisor=4).describe()
     with pytest.raises(InputError, match="no shift"):
         shift_set("all", height=2, width=2, step=2)
+
+
+def test_all_shifts_stay_within_the_default_budget() -> None:
+    whole = shift_set("all", height=32, width=32, num_images=256)
+    assert (len(whole), whole.seed, whole.budget) == (1023, None, DEFAULT_BUDGET)
+    part = shift_set("all", height=224, width=224, num_images=512, seed=3)
+    assert (len(part), part.name, part.population, part.seed) == (512, "all", 50_175, 3)
+    assert part.describe() == "512 of 50175 shifts (all of 224x224, seed 3, within a budget of 262144 pairs)"
+    assert part.to_dict()["budget"] == DEFAULT_BUDGET
+    assert len(shift_set("all", height=32, width=32, num_images=10**6)) == 1
+
+
+@pytest.mark.parametrize(("spec", "count"), [("all", 5), ("group", 5), (20, 5), (4, 4)])
+def test_a_budget_holds_for_every_specification(spec: str | int, count: int) -> None:
+    found = shift_set(spec, height=16, width=16, size_divisor=4, budget=59, num_images=10)
+    assert len(found) == count
+    again = shift_set(spec, height=16, width=16, size_divisor=4, budget=59, num_images=10)
+    other = shift_set(spec, height=16, width=16, size_divisor=4, budget=59, num_images=10, seed=1)
+    assert found == again != other
+    assert found.budget == 59
+
+
+def test_without_a_budget_only_all_has_one() -> None:
+    assert shift_set("group", height=32, width=32, size_divisor=4, num_images=10**6).budget is None
+    assert len(shift_set(64, height=32, width=32, num_images=10**6)) == 64
+
+
+@pytest.mark.parametrize("budget", [0, -1, 9, True, 2.5])
+def test_a_budget_below_one_shift_per_image_is_refused(budget: object) -> None:
+    with pytest.raises(InputError, match=r"does not reach for one shift of 10 images; give at least 10"):
+        shift_set("all", height=8, width=8, budget=budget, num_images=10)  # type: ignore[arg-type]

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from aps_deploy.files import write_text
 from aps_deploy.verification.certificate import Certificate
+from aps_deploy.verification.report.crop_section import crop_section
 from aps_deploy.verification.report.gates_section import gates_section
 from aps_deploy.verification.report.markup import Markup, element, joined
 from aps_deploy.verification.report.measured_section import parity_section, selection_section
@@ -54,6 +55,7 @@ def report_html(certificate: Certificate) -> str:
         ("Gates", gates_section(certificate)),
         ("Under shifts", shifts_section(certificate)),
         ("Worst case", worst_section(certificate)),
+        ("Beyond circular shifts", crop_section(certificate)),
         ("Selections", selection_section(certificate)),
         ("Agreement with the reference", parity_section(certificate)),
         ("How to reproduce it", origin_section(certificate)),

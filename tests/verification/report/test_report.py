@@ -21,7 +21,8 @@ from tests.verification.samples import bare_certificate, make_certificate
 
 VOID = ("br", "img", "meta")
 SECTIONS = (
-    "Gates", "Under shifts", "Worst case", "Selections", "Agreement with the reference", "How to reproduce it",
+    "Gates", "Under shifts", "Worst case", "Beyond circular shifts", "Selections", "Agreement with the reference",
+    "How to reproduce it",
 )  # fmt: skip
 
 

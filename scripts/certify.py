@@ -1,0 +1,125 @@
+"""Verify the packaged network in every precision and keep the certificates in docs/certificates.
+
+    scripts/certify                              256 packaged images, 64 of 1,023 shifts: minutes per precision
+    scripts/certify --budget 262144              every shift of them: an hour or so per precision on two cores
+    scripts/certify --calibration cifar10/train  ranges of the int8 file from images that it is not verified on
+
+A certificate that did not pass is not kept: what failed is printed, and the exit code is 1. Run it again
+whenever the packaged network changes; tests/verification/test_kept_certificates.py says when.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))
+
+from aps_deploy.export import export_checkpoint
+from aps_deploy.files import atomic_path
+from aps_deploy.packaged import packaged_images
+from aps_deploy.verification import Certificate, verify_path
+
+NAME = "resnet20_aps3.cifar10"
+IMAGES = "cifar10"
+FOLDER = Path(__file__).resolve().parent.parent / "docs" / "certificates"
+PRECISIONS = ("fp32", "fp16", "bf16", "int8")
+# ONNX Runtime has no bf16 kernels on a CPU; onnx's evaluator has all of them and takes 0.2 s an image.
+SLOW_IMAGES, SLOW_SHIFTS = 4, 3
+
+
+def certify(precision: str, chosen: argparse.Namespace) -> Certificate:
+    """Return the certificate of the packaged network in one precision; the current folder holds the exported file."""
+    file = Path(f"{NAME}.{precision}.onnx")
+    calibration = chosen.calibration if precision == "int8" else None
+    export_checkpoint(NAME, file, precision=precision, calibration=calibration)
+    slow = precision == "bf16"
+    return verify_path(
+        file,
+        NAME,
+        IMAGES,
+        num_images=min(chosen.images, SLOW_IMAGES) if slow else chosen.images,
+        shifts=SLOW_SHIFTS if slow else "all",
+        budget=None if slow else chosen.budget,
+        precision=precision,
+        runtime="onnx-reference" if slow else "onnxruntime",
+        device="cpu",
+    )
+
+
+def table(certificates: dict[str, Certificate]) -> str:
+    """Return the page that shows what the certificates say."""
+    head = (
+        "# Certificates of the packaged network\n\n"
+        f"`{NAME}`, exported in every precision and verified by `scripts/certify` on the images inside the package.\n"
+        "`aps-deploy verify --from FILE --report report.html` makes a page of one.\n\n"
+        "| file | runtime | images x shifts | same bits | same class | smallest cosine | accuracy | other choices, "
+        "all explained |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+    )
+    rows = []
+    for precision, certificate in certificates.items():
+        parity, shifts = certificate.details["parity"], certificate.details["consistency"]
+        explained, agreed = (certificate.counts[name] for name in ("explained", "agreed"))
+        rows.append(
+            f"| [{precision}]({NAME}.{precision}.certificate.json) | {certificate.environment['runtime']} "
+            f"| {shifts['num_images']} x {shifts['num_shifts']} | {shifts['identical_pairs_percent']:.2f} % "
+            f"| {shifts['top1_percent']:.2f} % | {parity['cosine']:.6f} | {parity['file_accuracy_percent']:.1f} % "
+            f"| {explained} of {agreed + explained} |\n"
+        )
+    return head + "".join(rows)
+
+
+@contextlib.contextmanager
+def _working_folder() -> Iterator[Path]:
+    """Enter a folder in which the names of the certificates' commands stand for what was verified."""
+    before = Path.cwd()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        (folder / IMAGES).symlink_to(packaged_images()[IMAGES], target_is_directory=True)
+        os.chdir(folder)
+        try:
+            yield folder
+        finally:
+            os.chdir(before)
+
+
+def _options(arguments: list[str] | None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Keep certificates of the packaged network.")
+    parser.add_argument("--precision", choices=PRECISIONS, nargs="+", default=list(PRECISIONS))
+    parser.add_argument("--images", type=int, default=256, help="images of the package (bf16: 4)")
+    parser.add_argument("--budget", type=int, default=2**14, help="pairs of an image and a shift (bf16: 3 shifts)")
+    parser.add_argument("--calibration", default=IMAGES, help="folder of images, or the packaged ones")
+    parser.add_argument("--out-dir", type=Path, default=FOLDER)
+    chosen = parser.parse_args(arguments)
+    if Path(chosen.calibration).is_dir():
+        chosen.calibration = Path(chosen.calibration).resolve()
+    chosen.out_dir = chosen.out_dir.resolve()
+    return chosen
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Write the certificates, and the page of all in the folder, up to one that fails; return the exit code."""
+    chosen = _options(arguments)
+    chosen.out_dir.mkdir(parents=True, exist_ok=True)
+    with _working_folder():
+        for precision in chosen.precision:
+            certificate = certify(precision, chosen)
+            print(f"{precision}: {'passed' if certificate.passed else 'FAILED'}", flush=True)
+            if not certificate.passed:
+                print("\n".join(f"  {check.sentence()}" for check in certificate.failed_checks), file=sys.stderr)
+                return 1
+            certificate.save(chosen.out_dir / f"{NAME}.{precision}.certificate.json")
+    kept = {precision: chosen.out_dir / f"{NAME}.{precision}.certificate.json" for precision in PRECISIONS}
+    certificates = {name: Certificate.from_json(path) for name, path in kept.items() if path.is_file()}
+    with atomic_path(chosen.out_dir / "README.md") as temporary:
+        temporary.write_text(table(certificates), encoding="utf-8")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
