@@ -37,7 +37,10 @@ if TYPE_CHECKING:
 Labels = npt.NDArray[np.int64]
 Indices = npt.NDArray[np.int64]
 
-LOCATED_GATES = ("unexplained_selections", "parity_excess", "parity_mean_abs", "parity_cosine", "clear_top1_changes")
+LOCATED_GATES = (
+    *("unexplained_selections", "parity_excess", "parity_mean_abs", "parity_cosine", "clear_top1_changes"),
+    "accuracy_drop",
+)
 """Gates whose failure asks for the layer that makes the error."""
 
 LOCATED_IMAGES = 8
