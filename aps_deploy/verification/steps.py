@@ -51,7 +51,7 @@ Indices = npt.NDArray[np.int64]
 
 _NO_REFERENCE = "there is no reference to compare with"
 _PARITY_GATES = ("parity_images", "parity_excess", "parity_mean_abs", "parity_cosine", "clear_top1_changes")
-LOCATED_GATES = ("unexplained_selections", "parity_excess", "parity_mean_abs", "parity_cosine", "clear_top1_changes")
+LOCATED_GATES = ("unexplained_selections", *_PARITY_GATES[1:], "accuracy_drop")
 """Gates whose failure asks for the layer that makes the error."""
 
 LOCATED_IMAGES = 8
