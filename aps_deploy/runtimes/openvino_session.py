@@ -47,9 +47,12 @@ class OpenVinoSession(BaseSession):
         num_threads: int | None = None,
         source: str | None = None,
     ) -> None:
-        in_memory = not isinstance(model, (str, os.PathLike))
-        name = source or ("the model in memory" if in_memory else os.fspath(model))
-        proto: onnx.ModelProto = model if in_memory else load_onnx(model)
+        if isinstance(model, (str, os.PathLike)):
+            name = source or os.fspath(model)
+            proto = load_onnx(model)
+        else:
+            name = source or "the model in memory"
+            proto = model
         if num_threads is not None and num_threads < 1:
             raise InputError(f"the number of threads is {num_threads}; it must be at least 1.")
         self._compiled = _compiled(proto, num_threads, name)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from typing import TYPE_CHECKING, Any, Literal, Protocol, cast
 
 import numpy as np
 import numpy.typing as npt
@@ -293,7 +293,7 @@ def resolve_reference(
     if reference is None:
         return NoReference(declared)
     if hasattr(reference, "can_force"):
-        return reference
+        return cast(AnyReference, reference)
     if isinstance(reference, (str, os.PathLike)):
         suffix = Path(reference).suffix.lower()
         if suffix in ONNX_SUFFIXES:
