@@ -79,7 +79,7 @@ class TorchSession(BaseSession):
         # torch warns about read-only memory, which a memory-mapped or broadcast array has.
         writable = images if images.flags.writeable else images.copy()
         # The compiler traces autograd's view of the network, which inference mode has not.
-        mode = torch.no_grad() if self._is_compiled else torch.inference_mode()
+        mode: Any = torch.no_grad() if self._is_compiled else torch.inference_mode()
         with mode, full_float32():
             logits, indices = self._run_network(torch.from_numpy(writable).to(self.device))
         outputs = [logits.float().cpu().numpy()]

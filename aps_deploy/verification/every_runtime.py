@@ -142,7 +142,7 @@ def verify_every_runtime(
         few = place.runtime == "onnx-reference"
         path = named_after(target, place)
         outputs = {"report": report, "junit": junit, "worst_case": worst_case}
-        arguments = {
+        arguments: dict[str, Any] = {
             **others,
             "num_images": min(num_images or EVALUATOR_IMAGES, EVALUATOR_IMAGES) if few else num_images,
             "shifts": _few_shifts(shifts) if few else shifts,

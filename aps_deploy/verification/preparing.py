@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aps_deploy.errors import InputError
 from aps_deploy.preprocessing import PRESETS, Preprocessing, preset
@@ -64,7 +64,7 @@ class Preparation:
         base = carried if self.name is None else preset(self.name)
         if base is None:
             base = self._from_numbers(fixed, file)
-        changes: dict[str, object] = {}
+        changes: dict[str, Any] = {}
         size = self.image_size
         if size is None and (self.name is not None or carried is None):
             size = fixed  # a preset's size is that of its data set; the file knows better
@@ -77,7 +77,7 @@ class Preparation:
         for name in ("mean", "std"):
             if getattr(self, name) is not None:
                 changes[name] = getattr(self, name)
-        return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+        return dataclasses.replace(base, **changes)
 
     def _from_numbers(self, fixed: int | None, file: str) -> Preprocessing:
         size = self.image_size or fixed

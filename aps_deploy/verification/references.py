@@ -221,7 +221,7 @@ class OnnxReference(DescribedReference):
         self._session = open_session(path, device="cpu")
         self._graph = load_inlined(Path(path))
         metadata = self._session.metadata
-        layers = _reported_layers(self._graph, metadata)
+        layers = _reported_layers(self._graph, metadata, os.fspath(path))
         super().__init__(os.fspath(path), sha256_of(path), metadata, layers)
 
     def run(self, images: Images) -> Outputs:
@@ -241,13 +241,19 @@ class OnnxReference(DescribedReference):
             raise ApsError(f"the choices of the ONNX file {self.name} cannot be forced.")
         parts = []
         for rows, outputs in iterate_outputs(self._session, images, batch_size=batch_size):
-            parts.append(outputs)
+            # Whatever else it puts out would not fit in memory for all images.
+            parts.append((outputs[LOGITS], outputs.get(INDICES)))
             if progress is not None:
                 progress("reference", rows.stop, len(images))
-        logits = np.concatenate([part[LOGITS] for part in parts])
+        logits = np.concatenate([each for each, _ in parts])
         if not self.selection_layers:
             return without_selections(logits)
-        chosen = np.concatenate([part[INDICES] for part in parts]).astype(np.int64)
+        chosen = np.concatenate([each for _, each in parts if each is not None]).astype(np.int64)
+        if chosen.shape != (len(images), len(self.selection_layers)):
+            raise InputError(
+                f"the reference {self.name} reports selections of shape {chosen.shape} for {len(images)} images and "
+                f"{len(self.selection_layers)} layers; export it again."
+            )
         scores = self._scores(images, chosen, batch_size)
         return ReferenceTrace(logits, chosen, chosen, _margins(scores, chosen), scores)
 
@@ -319,7 +325,7 @@ def _margins(scores: npt.NDArray[np.float64], chosen: npt.NDArray[np.int64]) -> 
     return margins
 
 
-def _reported_layers(graph: Any, metadata: ModelMetadata) -> tuple[str, ...]:
+def _reported_layers(graph: Any, metadata: ModelMetadata, name: str) -> tuple[str, ...]:
     """Return names of the layers whose choices the file's output reports; none without such an output."""
     output = next((value for value in graph.graph.output if value.name == INDICES), None)
     if output is None:
@@ -329,5 +335,5 @@ def _reported_layers(graph: Any, metadata: ModelMetadata) -> tuple[str, ...]:
     shape = output.type.tensor_type.shape.dim
     count = int(shape[1].dim_value) if len(shape) == 2 else 0
     if count < 1:
-        raise InputError(f"its output {INDICES} does not say how many selections it reports; export the file again.")
+        raise InputError(f"{name}: its output {INDICES} does not say how many selections it reports; export it again.")
     return tuple(f"selection {number}" for number in range(count))
