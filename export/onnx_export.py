@@ -6,14 +6,13 @@ import dataclasses
 import hashlib
 import json
 import os
-from pathlib import Path
 
 import onnx
 import torch
 
 import aps_deploy
 from aps_deploy.errors import ApsError, InputError
-from aps_deploy.export.artifact import Artifact, sidecar_document, source_revision
+from aps_deploy.export.artifact import Artifact, checked_target, sidecar_document, source_revision
 from aps_deploy.export.calibration import Calibration, CalibrationSource, check_request, load_calibration
 from aps_deploy.export.forms import PolyphaseForm, apply_form, inlined, resolve_form, selection_values
 from aps_deploy.export.graph_edits import drop_traces, merge_selects, name_nodes, name_operator_values
@@ -24,7 +23,7 @@ from aps_deploy.files import atomic_path
 from aps_deploy.models import ResNet, load_checkpoint
 from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.runtimes.metadata import METADATA_KEY, ModelMetadata, SelectionTensors
-from aps_deploy.runtimes.sidecar import read_sidecar, sidecar_path
+from aps_deploy.runtimes.sidecar import sidecar_path
 from aps_deploy.verification.layer_precision import count_precisions, layer_precisions
 
 # Protobuf cannot hold more; weights in a second file would break "one exported file".
@@ -67,7 +66,7 @@ def export_onnx(
         InputError: an option, a size or a path that cannot be used.
         ApsError: the disk is full, the folder cannot be written, or a weight is too large for the precision.
     """
-    target = _checked_target(path)
+    target = checked_target(path, ".onnx")
     form, kind = resolve_form(polyphase), resolve_precision(precision)
     version = resolve_opset(opset, kind)
     check_request(kind, calibration, calibration_method)
@@ -127,7 +126,7 @@ def export_checkpoint(
         InputError: as in `export_onnx`, or the checkpoint cannot be read.
         ApsError: as in `export_onnx`.
     """
-    _checked_target(path)
+    checked_target(path, ".onnx")
     resolve_form(polyphase)
     # Said before the checkpoint is read, which imports and builds a network.
     resolve_opset(opset, resolve_precision(precision))
@@ -221,32 +220,6 @@ def _checked_bytes(proto: onnx.ModelProto) -> bytes:
     onnx.checker.check_model(proto, full_check=True)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
-
-
-def _checked_target(path: str | os.PathLike[str]) -> Path:
-    target = Path(path)
-    if target.is_dir():
-        raise InputError(f"cannot write {target}: it is a folder; give the name of a file in it, ending in .onnx.")
-    if target.suffix != ".onnx":
-        raise InputError(
-            f"cannot write {target}: an ONNX file's name ends in .onnx; use {target.with_suffix('.onnx')}."
-        )
-    if not target.parent.is_dir():
-        raise InputError(f"cannot write {target}: the folder {target.parent} does not exist; create it first.")
-    beside = sidecar_path(target)
-    if beside.exists() and not _is_sidecar(target):
-        raise InputError(
-            f"cannot write {target}: {beside} is in the way and was not made by an export; move it or choose another "
-            "output."
-        )
-    return target
-
-
-def _is_sidecar(target: Path) -> bool:
-    try:
-        return read_sidecar(target) is not None
-    except InputError:
-        return False
 
 
 def _check_parameters(model: ResNet) -> None:
