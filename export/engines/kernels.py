@@ -20,8 +20,8 @@ BOOKKEEPING = frozenset({"shape_call", "signal", "wait", "NoOp"})
 _SECTIONS = re.compile(r", (Inputs|Constants|Outputs|TacticName|StreamId|EventId|Metadata): ")
 _NAME = re.compile(r"Name: (?P<name>.*?), LayerType: (?P<kind>[^,]+)")
 _TYPE = re.compile(r"(?:Format/)?Datatype: ([^,}\]]+)")
-# One bracket after the other, with or without a record separator between them.
-_NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\[,\s]|$)")
+# One bracket after the other, with a unit or record separator between them, or nothing.
+_NODE = re.compile(r"\[ONNX Layer: (.*?)\](?=[\x1e\x1f\[,\s]|$)")
 # TensorRT's spellings, in versions 8 to 11: "Half", "FP16", "Row major linear FP16 format".
 _TYPES = (
     (re.compile(r"bfloat16|bf16", re.IGNORECASE), "bf16"),
@@ -66,7 +66,8 @@ def kernels_from_log(log: BuildLog) -> tuple[Kernel, ...]:
 
     An engine of several profiles is listed once for each; the kernels of all of them are returned.
     """
-    lines = [line for _, text in log.messages if text.startswith("Layers:") for line in text.splitlines()]
+    # Not splitlines: it also splits at the separators between the nodes of a kernel.
+    lines = [line for _, text in log.messages if text.startswith("Layers:") for line in text.split("\n")]
     return tuple(kernel for line in lines if (kernel := _kernel_of_line(line)) is not None)
 
 
