@@ -25,6 +25,7 @@ def export(
     calibration: export_options.Calibration = None,
     calibration_method: export_options.CalibrationMethod = None,
     image_size: export_options.ImageSize = None,
+    dynamic_size: export_options.DynamicSize = False,
     opset: export_options.Opset = None,
     min_batch: export_options.MinBatch = None,
     opt_batch: export_options.OptBatch = None,

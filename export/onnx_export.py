@@ -14,6 +14,7 @@ import aps_deploy
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.export.artifact import Artifact, checked_target, sidecar_document, source_revision
 from aps_deploy.export.calibration import Calibration, CalibrationSource, check_request, load_calibration
+from aps_deploy.export.dynamic_size import with_dynamic_size
 from aps_deploy.export.forms import PolyphaseForm, apply_form, inlined, resolve_form, selection_values
 from aps_deploy.export.graph_edits import drop_traces, merge_selects, name_nodes, name_operator_values
 from aps_deploy.export.precisions import Precision, in_half_precision, resolve_opset, resolve_precision
@@ -40,15 +41,16 @@ def export_onnx(
     opset: int | None = None,
     calibration: CalibrationSource | None = None,
     calibration_method: CalibrationMethod | str | None = None,
+    dynamic_size: bool = False,
 ) -> Artifact:
     """Write ``model`` as an ONNX file with a JSON document beside it.
 
     Each of the two is whole or absent. A process killed in the instant between the two renames leaves a new file beside
     an older document; sessions then refuse the file, saying so, until it is exported again.
 
-    The file takes ``images`` (N, 3, H, W) float32, any N, and gives ``logits`` (N, classes) float32 and
-    ``polyphase_indices`` (N, L) int64; a network that selects nothing has no second output. An older file of the name
-    is replaced.
+    The file takes ``images`` (N, 3, H, W) float32, any N (and any H and W with ``dynamic_size``), and gives ``logits``
+    (N, classes) float32 and ``polyphase_indices`` (N, L) int64; a network that selects nothing has no second output. An
+    older file of the name is replaced.
 
     Args:
         model: A network of `aps_deploy.create_model` or `aps_deploy.load_checkpoint`; it is not changed.
@@ -61,6 +63,7 @@ def export_onnx(
         opset: Version of the standard operators, 20 to 23 (bf16: 22 or 23; int8: 20); None takes the lowest.
         calibration: ``int8`` only: the images on which ranges are measured, see `calibration.load_calibration`.
         calibration_method: ``int8`` only: ``entropy`` (default), ``minmax`` or ``percentile``.
+        dynamic_size: Leave height and width open; images are still prepared in ``image_size``.
 
     Raises:
         InputError: an option, a size or a path that cannot be used.
@@ -77,11 +80,13 @@ def export_onnx(
     if calibration is not None:
         calibrated = load_calibration(calibration, calibration_method, preprocessing, height=height, width=width)
     traced = trace_onnx(model, height=height, width=width, opset=version)
-    proto = finish_onnx(in_precision(traced, kind, calibrated), form)
+    narrowed = in_precision(traced, kind, calibrated)
+    proto = finish_onnx(with_dynamic_size(narrowed) if dynamic_size else narrowed, form)
     metadata = dataclasses.replace(_describe(model, proto, form), precision=kind, preprocessing=preprocessing)
     document = {
         **metadata.to_dict(),
         "image_size": [height, width],
+        "dynamic_size": dynamic_size,
         "opset": version,
         "calibration": None if calibrated is None else calibrated.to_dict(),
         "git_revision": source_revision(),
@@ -109,6 +114,7 @@ def export_checkpoint(
     opset: int | None = None,
     calibration: CalibrationSource | None = None,
     calibration_method: CalibrationMethod | str | None = None,
+    dynamic_size: bool = False,
 ) -> Artifact:
     """Write the network of a checkpoint, or of a packaged name, as an ONNX file; see `export_onnx`.
 
@@ -121,6 +127,7 @@ def export_checkpoint(
         opset: Version of the standard operators.
         calibration: Images of an ``int8`` file.
         calibration_method: How an ``int8`` file takes its ranges.
+        dynamic_size: Leave height and width open.
 
     Raises:
         InputError: as in `export_onnx`, or the checkpoint cannot be read.
@@ -142,6 +149,7 @@ def export_checkpoint(
         opset=opset,
         calibration=calibration,
         calibration_method=calibration_method,
+        dynamic_size=dynamic_size,
     )
 
 

@@ -38,6 +38,7 @@ CalibrationMethod = Annotated[
 ImageSize = Annotated[
     int | None, Option("--image-size", min=1, metavar="N", help="Side in pixels [default: the checkpoint's].")
 ]
+DynamicSize = Annotated[bool, Option("--dynamic-size", help="Leave height and width of the images open.")]
 Opset = Annotated[int | None, Option("--opset", min=20, metavar="N", help="ONNX opset [default: 20; 22 for bf16].")]
 
 MinBatch = Annotated[int | None, Option("--min-batch", min=1, metavar="N", help="Fewest images [default: 1].")]
@@ -93,7 +94,7 @@ EngineCache = Annotated[
     Path | None, Option("--engine-cache", metavar="DIR", help="Folder of engines to look in first and to add to.")
 ]
 
-OF_ONNX = ("polyphase", "precision", "calibration", "calibration_method", "image_size", "opset")
+OF_ONNX = ("polyphase", "precision", "calibration", "calibration_method", "image_size", "dynamic_size", "opset")
 """Parameters that describe the ONNX file: they fit a checkpoint, and no file that is there already."""
 OF_EVERY_EXPORT = ("source", "output", "engine")
 """Parameters that fit every export; the others are an engine's."""

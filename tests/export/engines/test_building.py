@@ -16,12 +16,12 @@ from aps_deploy.errors import ApsError, InputError
 from aps_deploy.export.engines.build_log import BuildLog, Phases, new_logger
 from aps_deploy.export.engines.building import BUILDER_LOG, BuiltEngine, build_engine, failure_sentence
 from aps_deploy.export.engines.precision_readback import check_precisions, read_precisions
-from aps_deploy.export.engines.profiles import Profile
+from aps_deploy.export.engines.profiles import Profile, parse_profile
 from aps_deploy.export.engines.settings import EngineSettings, check_settings
 from aps_deploy.export.engines.toolkit import Toolkit
 from aps_deploy.export.forms import PolyphaseForm, inlined
 from tests.export.engines.fake_tensorrt import STAMP, fake_toolkit
-from tests.export.engines.toys import toy
+from tests.export.engines.toys import dynamic_toy, toy
 
 RTX = EngineSettings("trt-rtx")
 
@@ -59,6 +59,18 @@ def test_every_form_and_precision_builds_and_is_read_back(
     read = read_precisions(inlined(model), built.kernels, built.source)
     check_precisions(read)
     assert read.precision == precision and read.unread == ()
+
+
+def test_an_open_height_and_width_take_their_range_from_the_profile(rtx: Toolkit) -> None:
+    model = dynamic_toy("fp16")
+    built = _build(model, rtx, profiles=(parse_profile("1:2:4@8:12x16:32"),))
+    assert built.input_shapes == (((1, 3, 8, 8), (2, 3, 12, 16), (4, 3, 32, 32)),)
+    read = read_precisions(model, built.kernels, built.source)
+    check_precisions(read)
+    assert read.precision == "fp16" and read.unread == ()
+    for text, words in (("1:2:4", "gives no range"), ("1@9", "multiples of 2; use 8 or 10")):
+        with pytest.raises(InputError, match=words):
+            _build(model, rtx, profiles=(parse_profile(text),))
 
 
 def test_progress_is_told_while_it_builds_with_several_options_at_once(rtx: Toolkit) -> None:

@@ -14,6 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from aps_deploy.export.bodies import exact_mean_op
+from aps_deploy.export.dynamic_size import with_dynamic_size
 from aps_deploy.export.forms import PolyphaseForm, apply_form, selection_values
 from aps_deploy.export.op_names import Choice, select_op
 from aps_deploy.export.precisions import in_half_precision
@@ -57,7 +58,7 @@ def traced_toy(opset: int = 20) -> onnx.ModelProto:
         ),
         helper.make_node("Pad", ["kept", "ring"], ["ringed_again"], name="second/Pad", mode="wrap"),
         helper.make_node("Conv", ["ringed_again", "second.weight"], ["small"], name="second/Conv", kernel_shape=[3, 3]),
-        helper.make_node(exact_mean_op(half, half), ["small"], ["mean"], name="mean/ExactMean", domain="aps"),
+        helper.make_node(exact_mean_op((half, half)), ["small"], ["mean"], name="mean/ExactMean", domain="aps"),
         helper.make_node("Gemm", ["mean", "fc.weight", "fc.bias"], ["logits"], name="fc/Gemm", transB=1),
         helper.make_node("Unsqueeze", ["pool/polyphase_index", "column"], ["index_column"], name="Unsqueeze"),
         helper.make_node("Concat", ["index_column"], ["polyphase_indices"], name="Concat", axis=1),
@@ -106,3 +107,11 @@ def write_toy(path: Path, precision: Precision = "fp32", form: PolyphaseForm = "
     entry.value = json.dumps({**json.loads(entry.value), **changes})
     onnx.save(proto, path)
     return path
+
+
+def dynamic_toy(precision: Precision = "fp32") -> onnx.ModelProto:
+    """The same with an open height and width, in memory and without metadata."""
+    traced = traced_toy(22 if precision == "bf16" else 20)
+    narrowed = traced if precision == "fp32" else in_half_precision(traced, precision)
+    proto = apply_form(with_dynamic_size(narrowed), "where")
+    return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
