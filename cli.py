@@ -7,15 +7,15 @@ What a command does lives in the module it imports when it runs, so that ``aps-d
 from __future__ import annotations
 
 import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
 from aps_deploy import options
-from aps_deploy.console import new_app, print_rows
+from aps_deploy.console import new_app, print_rows, progress_line
 from aps_deploy.errors import InputError
+from aps_deploy.export.command import export
 from aps_deploy.serving.command import serve
 from aps_deploy.serving.package.command import package
 from aps_deploy.training import options as train_options
@@ -145,68 +145,7 @@ def models(
         typer.echo(f"{name:<22} trained, inside the package")
 
 
-@app.command()
-def export(
-    checkpoint: options.Checkpoint,
-    output: options.Output,
-    engine: Annotated[
-        Literal["onnx", "trt", "trt-rtx"], typer.Option("--engine", help="What to build; this version builds onnx.")
-    ] = "onnx",
-    polyphase: Annotated[
-        Literal["where", "gather", "custom-op"], typer.Option("--polyphase", help="How the file writes the selection.")
-    ] = "where",
-    precision: Annotated[
-        Literal["fp32", "fp16", "bf16", "int8"],
-        typer.Option("--precision", help="Arithmetic of the network; selections and pooling stay float32."),
-    ] = "fp32",
-    calibration: Annotated[
-        str | None,
-        typer.Option("--calibration", metavar="DIR", help="int8: folder of images, or cifar10 for the packaged ones."),
-    ] = None,
-    calibration_method: Annotated[
-        Literal["entropy", "minmax", "percentile"] | None,
-        typer.Option("--calibration-method", help="int8: how ranges are taken from the images [default: entropy]."),
-    ] = None,
-    circular_pad: Annotated[
-        Literal["wrap", "concat"],
-        typer.Option("--circular-pad", help="Padding as one Pad, or as slices and concatenations for OpenVINO."),
-    ] = "wrap",
-    image_size: Annotated[
-        int | None, typer.Option("--image-size", min=1, metavar="N", help="Side in pixels [default: the checkpoint's].")
-    ] = None,
-    keep_fp32: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--keep-fp32", metavar="LAYER", help="Leave this layer, or pattern of layers, in float32; repeatable."
-        ),
-    ] = None,
-    opset: Annotated[
-        int | None, typer.Option("--opset", min=20, metavar="N", help="ONNX opset [default: 20; 22 for bf16].")
-    ] = None,
-) -> None:
-    """Export a checkpoint to an ONNX file.
-
-    The file needs no plugin; a JSON document beside it holds its hash and what it was made from.
-    """
-    if engine != "onnx":
-        raise InputError(f"--engine {engine} is not available in this version; only --engine onnx is.")
-    from aps_deploy.export import export_checkpoint
-
-    artifact = export_checkpoint(
-        checkpoint,
-        output,
-        polyphase=polyphase,
-        image_size=image_size,
-        precision=precision,
-        opset=opset,
-        calibration=calibration,
-        calibration_method=calibration_method,
-        circular_padding=circular_pad,
-        keep_fp32=keep_fp32 or (),
-    )
-    for warning in artifact.warnings:
-        typer.echo(f"Warning: {warning}", err=True)
-    typer.echo(f"{artifact.path} (sha256 {artifact.sha256[:16]}), described by {artifact.sidecar_path}")
+app.command()(export)
 
 
 @app.command()
@@ -384,7 +323,9 @@ def _probe(
     from aps_deploy.verification.probe.result import probe_table
 
     output = output or probe_result_path(file)
-    result = probe_path(file, data, num_images=images, runtime=runtime, output=output, seed=seed, progress=_progress())
+    result = probe_path(
+        file, data, num_images=images, runtime=runtime, output=output, seed=seed, progress=progress_line()
+    )
     _print_table(probe_table(result))
     typer.echo(f"probe: {output}")
     raise typer.Exit(result.exit_code)
@@ -411,24 +352,12 @@ def demo(
     from aps_deploy.demo.table import demo_table
 
     settings = DemoSettings(out_dir=out_dir, num_shifted=images, fine_tune_epochs=epochs)
-    result = run_demo(settings, report=lambda sentence: typer.echo(f"- {sentence}"), progress=_progress())
+    result = run_demo(settings, report=lambda sentence: typer.echo(f"- {sentence}"), progress=progress_line())
     _print_table(demo_table(result.measurements))
     typer.echo(
         f"heat map of the shifts: {result.picture}\nnumbers: {result.results}\n{result.seconds:.0f} seconds in all"
     )
     raise typer.Exit(0 if result.all_verified else 1)
-
-
-def _progress() -> Callable[[str, int, int], None] | None:
-    """Return what shows a long measurement's progress in one line of stderr; None where nobody watches."""
-    if not sys.stderr.isatty():
-        return None
-
-    def show(what: str, done: int, total: int) -> None:
-        end = "\r" if done < total else "\r\033[K"
-        print(f"{what}: {done} of {total}".ljust(60), end=end, file=sys.stderr, flush=True)
-
-    return show
 
 
 def _print_table(table: RenderableType) -> None:

@@ -10,6 +10,7 @@ import errno
 import logging
 import os
 import sys
+from collections.abc import Callable
 from typing import Annotated, Any
 
 import typer
@@ -98,3 +99,18 @@ def print_rows(rows: list[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {value}")
+
+
+def progress_line() -> Callable[[str, int, int], None] | None:
+    """Return what shows a long work's progress in one line of stderr; None where nobody watches.
+
+    It takes what is being done, how many steps are done, and how many there are.
+    """
+    if not sys.stderr.isatty():
+        return None
+
+    def show(what: str, done: int, total: int) -> None:
+        end = "\r" if done < total else "\r\033[K"
+        print(f"{what}: {done} of {total}".ljust(60), end=end, file=sys.stderr, flush=True)
+
+    return show

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -10,10 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import aps_deploy
+from aps_deploy.errors import InputError
 from aps_deploy.runtimes.metadata import ModelMetadata
+from aps_deploy.runtimes.sidecar import read_sidecar, sidecar_path
 
 # Whatever had a hand in the file's bytes.
 _TOOLS = ("torch", "onnx", "onnxscript", "numpy")
+
+_KINDS = {".onnx": "an ONNX file", ".plan": "an engine"}
 
 
 @dataclass(frozen=True)
@@ -33,6 +38,40 @@ class Artifact:
     sha256: str
     metadata: ModelMetadata
     warnings: tuple[str, ...] = ()
+
+
+def checked_target(path: str | os.PathLike[str], suffix: str) -> Path:
+    """Return where an export is to be written, after looking whether it can be.
+
+    Args:
+        path: as the user gave it.
+        suffix: what its name must end in, ``.onnx`` or ``.plan``.
+
+    Raises:
+        InputError: another suffix, a folder, a folder that is not there, or a JSON file of another tool is in the way.
+    """
+    target = Path(path)
+    if target.is_dir():
+        raise InputError(f"cannot write {target}: it is a folder; give the name of a file in it, ending in {suffix}.")
+    if target.suffix != suffix:
+        kind = _KINDS[suffix]
+        raise InputError(f"cannot write {target}: {kind}'s name ends in {suffix}; use {target.with_suffix(suffix)}.")
+    if not target.parent.is_dir():
+        raise InputError(f"cannot write {target}: the folder {target.parent} does not exist; create it first.")
+    beside = sidecar_path(target)
+    if beside.exists() and not _is_sidecar(target):
+        raise InputError(
+            f"cannot write {target}: {beside} is in the way and was not made by an export; move it or choose another "
+            "output."
+        )
+    return target
+
+
+def _is_sidecar(target: Path) -> bool:
+    try:
+        return read_sidecar(target) is not None
+    except InputError:
+        return False
 
 
 def sidecar_document(

@@ -57,8 +57,13 @@ def select_function(choice: Choice, *, form: TakeForm, opset: int) -> onnx.Funct
     return writer.function(select_op(choice), ["X"], opset=opset, attributes=NODE_ATTRIBUTES)
 
 
-def exact_mean_function(height: int, width: int, *, opset: int) -> onnx.FunctionProto:
-    """Return ``ExactMean_HxW``: X (N, C, H, W) float32 -> Y (N, C), equal bits wherever the map is rolled to."""
+def exact_mean_function(size: tuple[int, int] | None, *, opset: int) -> onnx.FunctionProto:
+    """Return ``ExactMean_HxW``: X (N, C, H, W) float32 -> Y (N, C), equal bits wherever the map is rolled to.
+
+    Args:
+        size: (H, W); None writes ``ExactMean``, which takes maps of any size and counts their pixels when it runs.
+        opset: Version of the standard operators.
+    """
     writer = BodyWriter(["Y"])
     over_map = writer.integers(2, 3)
     magnitude = writer.op("Abs", ["X"], "magnitude")
@@ -69,15 +74,31 @@ def exact_mean_function(height: int, width: int, *, opset: int) -> onnx.Function
     total32 = writer.op("Cast", [total], "total32", to=onnx.TensorProto.FLOAT)
     unit = writer.op("Mul", [bounded, writer.real(1.0 / _QUANTISED_MAX)], "unit")
     real_total = writer.op("Mul", [total32, unit], "real_total")
-    mean = writer.op("Div", [real_total, writer.real(height * width)], "mean")
+    mean = writer.op("Div", [real_total, _num_pixels(writer, size)], "mean")
     marked = writer.op("Where", [finite, mean, writer.real(float("nan"))], "marked_mean")
     writer.op("Squeeze", [marked, over_map], "Y")
-    return writer.function(exact_mean_op(height, width), ["X"], opset=opset)
+    return writer.function(exact_mean_op(size), ["X"], opset=opset)
 
 
-def exact_mean_op(height: int, width: int) -> str:
-    """Return the type of the pooling operator for one map size; its body divides by a constant."""
-    return f"{EXACT_MEAN_OP}_{height}x{width}"
+def exact_mean_op(size: tuple[int, int] | None) -> str:
+    """Return the type of the pooling operator for maps of one (H, W), whose body divides by a constant, or of any."""
+    return EXACT_MEAN_OP if size is None else f"{EXACT_MEAN_OP}_{size[0]}x{size[1]}"
+
+
+def exact_mean_size(op_type: str) -> tuple[int, int] | None:
+    """Return the (H, W) in the type of a pooling operator; None where it takes any."""
+    _, _, size = op_type.partition("_")
+    height, _, width = size.partition("x")
+    return (int(height), int(width)) if size else None
+
+
+def _num_pixels(writer: BodyWriter, size: tuple[int, int] | None) -> str:
+    if size is not None:
+        return writer.real(size[0] * size[1])
+    sides = writer.op("Shape", ["X"], "sides", start=2, end=4)
+    count = writer.op("ReduceProd", [sides], "count", keepdims=0)
+    # Exact up to 2**24 pixels, as the constant is.
+    return writer.op("Cast", [count], "num_pixels", to=onnx.TensorProto.FLOAT)
 
 
 def _write_index(writer: BodyWriter, choice: Choice) -> None:

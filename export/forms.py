@@ -78,8 +78,7 @@ def _body_of(op_type: str, form: bodies.TakeForm, opset: int) -> onnx.FunctionPr
         return bodies.select_function(choice, form=form, opset=opset)
     if stride is not None:
         return bodies.take_function(stride, form=form, opset=opset)
-    height, width = op_type.removeprefix(f"{bodies.EXACT_MEAN_OP}_").split("x")
-    return bodies.exact_mean_function(int(height), int(width), opset=opset)
+    return bodies.exact_mean_function(bodies.exact_mean_size(op_type), opset=opset)
 
 
 def _declare_domains(proto: onnx.ModelProto, opset: int) -> None:

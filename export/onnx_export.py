@@ -7,16 +7,16 @@ import hashlib
 import json
 import os
 from collections.abc import Collection, Sequence
-from pathlib import Path
 
 import onnx
 import torch
 
 import aps_deploy
 from aps_deploy.errors import ApsError, InputError
-from aps_deploy.export.artifact import Artifact, sidecar_document, source_revision
+from aps_deploy.export.artifact import Artifact, checked_target, sidecar_document, source_revision
 from aps_deploy.export.calibration import Calibration, CalibrationSource, check_request, load_calibration
 from aps_deploy.export.circular_padding import CircularPadding, resolve_circular_padding, with_concatenations
+from aps_deploy.export.dynamic_size import with_dynamic_size
 from aps_deploy.export.forms import PolyphaseForm, apply_form, inlined, resolve_form, selection_values
 from aps_deploy.export.graph_edits import drop_traces, merge_selects, name_nodes, name_operator_values
 from aps_deploy.export.kept_layers import check_kept, kept_layers
@@ -27,7 +27,7 @@ from aps_deploy.files import atomic_path
 from aps_deploy.models import ResNet, load_checkpoint
 from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.runtimes.metadata import METADATA_KEY, ModelMetadata, SelectionTensors
-from aps_deploy.runtimes.sidecar import read_sidecar, sidecar_path
+from aps_deploy.runtimes.sidecar import sidecar_path
 from aps_deploy.verification.layer_precision import count_precisions, layer_precisions
 
 # Protobuf cannot hold more; weights in a second file would break "one exported file".
@@ -46,15 +46,16 @@ def export_onnx(
     calibration_method: CalibrationMethod | str | None = None,
     circular_padding: CircularPadding | str = "wrap",
     keep_fp32: Sequence[str] = (),
+    dynamic_size: bool = False,
 ) -> Artifact:
     """Write ``model`` as an ONNX file with a JSON document beside it.
 
     Each of the two is whole or absent. A process killed in the instant between the two renames leaves a new file beside
     an older document; sessions then refuse the file, saying so, until it is exported again.
 
-    The file takes ``images`` (N, 3, H, W) float32, any N, and gives ``logits`` (N, classes) float32 and
-    ``polyphase_indices`` (N, L) int64; a network that selects nothing has no second output. An older file of the name
-    is replaced.
+    The file takes ``images`` (N, 3, H, W) float32, any N (and any H and W with ``dynamic_size``), and gives ``logits``
+    (N, classes) float32 and ``polyphase_indices`` (N, L) int64; a network that selects nothing has no second output. An
+    older file of the name is replaced.
 
     Args:
         model: A network of `aps_deploy.create_model` or `aps_deploy.load_checkpoint`; it is not changed.
@@ -71,12 +72,13 @@ def export_onnx(
             does not wrap. Their bits are the same.
         keep_fp32: names or patterns of convolutions that stay float32 in another precision, see `kept_layers`; the file
             declares them.
+        dynamic_size: Leave height and width open; images are still prepared in ``image_size``.
 
     Raises:
         InputError: an option, a size or a path that cannot be used.
         ApsError: the disk is full, the folder cannot be written, or a weight is too large for the precision.
     """
-    target = _checked_target(path)
+    target = checked_target(path, ".onnx")
     form, kind = resolve_form(polyphase), resolve_precision(precision)
     padding = resolve_circular_padding(circular_padding)
     version = resolve_opset(opset, kind)
@@ -90,13 +92,15 @@ def export_onnx(
         calibrated = load_calibration(calibration, calibration_method, preprocessing, height=height, width=width)
     traced = trace_onnx(model, height=height, width=width, opset=version)
     kept = kept_layers(traced.graph, keep_fp32)
-    proto = finish_onnx(in_precision(traced, kind, calibrated, kept), form, padding)
+    narrowed = in_precision(traced, kind, calibrated, kept)
+    proto = finish_onnx(with_dynamic_size(narrowed) if dynamic_size else narrowed, form, padding)
     metadata = dataclasses.replace(
         _describe(model, proto, form), precision=kind, preprocessing=preprocessing, kept_fp32=kept
     )
     document = {
         **metadata.to_dict(),
         "image_size": [height, width],
+        "dynamic_size": dynamic_size,
         "opset": version,
         "circular_padding": padding,
         "calibration": None if calibrated is None else calibrated.to_dict(),
@@ -127,6 +131,7 @@ def export_checkpoint(
     calibration_method: CalibrationMethod | str | None = None,
     circular_padding: CircularPadding | str = "wrap",
     keep_fp32: Sequence[str] = (),
+    dynamic_size: bool = False,
 ) -> Artifact:
     """Write the network of a checkpoint, or of a packaged name, as an ONNX file; see `export_onnx`.
 
@@ -141,12 +146,13 @@ def export_checkpoint(
         calibration_method: How an ``int8`` file takes its ranges.
         circular_padding: How circular padding is written.
         keep_fp32: Layers that stay float32.
+        dynamic_size: Leave height and width open.
 
     Raises:
         InputError: as in `export_onnx`, or the checkpoint cannot be read.
         ApsError: as in `export_onnx`.
     """
-    _checked_target(path)
+    checked_target(path, ".onnx")
     resolve_form(polyphase)
     resolve_circular_padding(circular_padding)
     # Said before the checkpoint is read, which imports and builds a network.
@@ -166,6 +172,7 @@ def export_checkpoint(
         calibration_method=calibration_method,
         circular_padding=circular_padding,
         keep_fp32=keep_fp32,
+        dynamic_size=dynamic_size,
     )
 
 
@@ -246,32 +253,6 @@ def _checked_bytes(proto: onnx.ModelProto) -> bytes:
     onnx.checker.check_model(proto, full_check=True)
     content: bytes = proto.SerializeToString(deterministic=True)
     return content
-
-
-def _checked_target(path: str | os.PathLike[str]) -> Path:
-    target = Path(path)
-    if target.is_dir():
-        raise InputError(f"cannot write {target}: it is a folder; give the name of a file in it, ending in .onnx.")
-    if target.suffix != ".onnx":
-        raise InputError(
-            f"cannot write {target}: an ONNX file's name ends in .onnx; use {target.with_suffix('.onnx')}."
-        )
-    if not target.parent.is_dir():
-        raise InputError(f"cannot write {target}: the folder {target.parent} does not exist; create it first.")
-    beside = sidecar_path(target)
-    if beside.exists() and not _is_sidecar(target):
-        raise InputError(
-            f"cannot write {target}: {beside} is in the way and was not made by an export; move it or choose another "
-            "output."
-        )
-    return target
-
-
-def _is_sidecar(target: Path) -> bool:
-    try:
-        return read_sidecar(target) is not None
-    except InputError:
-        return False
 
 
 def _check_parameters(model: ResNet) -> None:

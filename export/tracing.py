@@ -98,7 +98,7 @@ def _take_placeholder(x: Tensor, index: Tensor, stride: int) -> Tensor:
 
 def _mean_placeholder(x: Tensor) -> Tensor:
     batch, channels, height, width = x.shape
-    return _placeholder(exact_mean_op(int(height), int(width)), (x,), {}, x.dtype, (batch, channels))
+    return _placeholder(exact_mean_op((int(height), int(width))), (x,), {}, x.dtype, (batch, channels))
 
 
 def _placeholder(

@@ -55,7 +55,7 @@ def _run(code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
 
 
 def test_every_folder_has_modules() -> None:
-    for name in ("polyphase", "layers", "models", "runtimes", "verification", *BESIDE_THE_PACKAGE):
+    for name in ("polyphase", "layers", "models", "runtimes", "verification", "export.engines", *BESIDE_THE_PACKAGE):
         assert f"aps_deploy.{name}" in MODULES
 
 
@@ -98,6 +98,8 @@ def test_modules_beside_the_package_are_one_object() -> None:
         "aps_deploy",
         "aps_deploy.cli",
         "aps_deploy.errors",
+        "aps_deploy.export.command",
+        "aps_deploy.export.engines",
         "aps_deploy.files",
         "aps_deploy.preprocessing",
         "aps_deploy.runtimes",

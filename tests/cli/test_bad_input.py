@@ -370,8 +370,9 @@ class TestExport:
         assert not list(folder.iterdir())
 
     @pytest.mark.parametrize("engine", ["trt", "trt-rtx"])
-    def test_engines_to_come(self, invoke: Invoke, folder: Path, checkpoint: Path, engine: str) -> None:
-        is_one_sentence(invoke("export", checkpoint, "-o", folder / "x.onnx", "--engine", engine), engine, "onnx")
+    def test_an_engine_is_no_onnx_file(self, invoke: Invoke, folder: Path, checkpoint: Path, engine: str) -> None:
+        result = invoke("export", checkpoint, "-o", folder / "x.onnx", "--engine", engine)
+        is_one_sentence(result, "an engine's name ends in .plan", "x.plan")
 
     @pytest.mark.parametrize(
         ("arguments", "words"),

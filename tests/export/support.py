@@ -51,14 +51,14 @@ def with_scores(model: onnx.ModelProto, choice: Choice) -> onnx.ModelProto:
 
 
 def mean_model(height: int, width: int) -> onnx.ModelProto:
-    node = helper.make_node(bodies.exact_mean_op(height, width), ["X"], ["Y"], domain="aps")
+    node = helper.make_node(bodies.exact_mean_op((height, width)), ["X"], ["Y"], domain="aps")
     graph = helper.make_graph(
         [node],
         "mean",
         [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["N", "C", height, width])],
         [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["N", "C"])],
     )
-    return _model(graph, bodies.exact_mean_function(height, width, opset=OPSET))
+    return _model(graph, bodies.exact_mean_function((height, width), opset=OPSET))
 
 
 def _model(graph: onnx.GraphProto, function: onnx.FunctionProto) -> onnx.ModelProto:

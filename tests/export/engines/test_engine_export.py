@@ -1,0 +1,227 @@
+"""The plan, the document beside it, and that neither is there when something went wrong."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import subprocess
+import sys
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+
+import aps_deploy
+from aps_deploy.errors import ApsError, InputError
+from aps_deploy.export.engines import engine_export as module
+from aps_deploy.export.engines.building import BuiltEngine
+from aps_deploy.export.engines.engine_export import EngineArtifact, export_engine
+from aps_deploy.export.engines.profiles import Profile
+from aps_deploy.export.engines.settings import EngineSettings
+from aps_deploy.export.engines.toolkit import Toolkit
+from aps_deploy.files import sha256_of
+from aps_deploy.runtimes.metadata import ModelMetadata
+from aps_deploy.runtimes.sidecar import check_sidecar
+from tests.export.engines.fake_tensorrt import GPU, fake_toolkit
+from tests.export.engines.toys import CLASSES, toy, write_toy
+
+RTX = EngineSettings("trt-rtx")
+
+Build = Callable[..., BuiltEngine]
+
+
+@pytest.fixture
+def built(half_engine: BuiltEngine, monkeypatch: pytest.MonkeyPatch) -> list[EngineSettings]:
+    """Take the engine built before instead of compiling again; each use leaves its settings in the list."""
+    uses: list[EngineSettings] = []
+
+    def build(content: bytes, settings: EngineSettings, *_: Any, **__: Any) -> BuiltEngine:
+        uses.append(settings)
+        return dataclasses.replace(half_engine, settings=settings)
+
+    monkeypatch.setattr(module, "build_engine", build)
+    return uses
+
+
+@pytest.fixture(scope="module")
+def real(rtx: Toolkit, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, EngineArtifact]:
+    """An ONNX file and the plan compiled from it, with the document, in one folder."""
+    folder = tmp_path_factory.mktemp("engine")
+    source = write_toy(folder / "toy.onnx", "fp16")
+    return source, export_engine(source, folder / "toy.plan", dataclasses.replace(RTX, profiles=(Profile((1, 2, 4)),)))
+
+
+def test_the_document_describes_the_plan(real: tuple[Path, EngineArtifact], rtx: Toolkit) -> None:
+    source, artifact = real
+    document = json.loads(artifact.sidecar_path.read_text(encoding="utf-8"))
+    assert document == artifact.document == check_sidecar(artifact.path)
+    assert document["file"] == "toy.plan"
+    assert document["sha256"] == artifact.sha256 == sha256_of(artifact.path)
+    assert document["onnx_sha256"] == sha256_of(source)
+    assert document["checkpoint_sha256"] == "0" * 64
+    assert document["layer_precisions"] == {"fp16": 2, "fp32": 1}
+    assert document["tools"] == {"aps_deploy": aps_deploy.__version__, "tensorrt_rtx": rtx.version}
+    engine = document["engine"]
+    assert engine["version"] == rtx.version
+    assert engine["gpu"] == (None if rtx.gpu is None else rtx.gpu.to_dict())
+    assert engine["profiles"] == [{"min": [1, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [4, 3, 8, 8]}]
+    assert engine["precision"]["precision"] == "fp16"
+    assert engine["settings"]["tf32"] is False and engine["settings"]["distributive_independence"] is True
+    metadata = ModelMetadata.from_dict(document["metadata"])
+    assert metadata == ModelMetadata.from_onnx(source)
+    assert metadata.class_names == CLASSES
+    assert not artifact.from_cache and artifact.warnings == ()
+
+
+def test_the_plan_is_tensorrts_own_and_read_by_it_alone(real: tuple[Path, EngineArtifact]) -> None:
+    """In a fresh process with nothing of ours: its header is sound and of this version, damaged ones are not.
+
+    Without a GPU that is all: loading an engine asks for the driver first.
+    """
+    code = """
+        import sys, tensorrt_rtx as trt
+        plan = open(sys.argv[1], "rb").read()
+        runtime = trt.Runtime(trt.Logger(trt.Logger.INTERNAL_ERROR))
+        flaws = trt.EngineInvalidityDiagnostics
+        bad = int(flaws.MALFORMED_ENGINE) | int(flaws.VERSION_MISMATCH)
+        answers = [bool(runtime.get_engine_validity(each)[1] & bad) for each in (plan, b"x" + plan[1:], b"")]
+        # TensorRT's own logger prints on the same stream.
+        print("\\n", *answers, "aps_deploy" in sys.modules)
+    """
+    answer = subprocess.run(
+        [sys.executable, "-c", textwrap.dedent(code), str(real[1].path)], capture_output=True, text=True, check=True
+    )
+    assert answer.stdout.splitlines()[-1].split() == ["False", "True", "True", "False"]
+
+
+def test_an_engine_found_in_the_cache_is_not_built_again(
+    half_file: Path, built: list[EngineSettings], tmp_path: Path
+) -> None:
+    cache = tmp_path / "engines"
+    first = export_engine(half_file, tmp_path / "first.plan", RTX, cache=cache)
+    second = export_engine(half_file, tmp_path / "second.plan", RTX, cache=cache)
+    assert [first.from_cache, second.from_cache, len(built)] == [False, True, 1]
+    assert second.path.read_bytes() == first.path.read_bytes()
+    assert {**first.document, "file": "second.plan"} == second.document == check_sidecar(second.path)
+    third = export_engine(half_file, tmp_path / "third.plan", dataclasses.replace(RTX, tf32=True), cache=cache)
+    assert not third.from_cache and built[-1].tf32
+
+
+def test_a_damaged_entry_of_the_cache_is_built_again(
+    half_file: Path, built: list[EngineSettings], tmp_path: Path
+) -> None:
+    cache, output = tmp_path / "engines", tmp_path / "toy.plan"
+    plan = export_engine(half_file, output, RTX, cache=cache).path.read_bytes()
+    for damage in (
+        lambda: next(cache.glob("*.plan")).write_bytes(plan[:-1]),
+        lambda: next(cache.glob("*.json")).write_text("no JSON"),
+        lambda: next(cache.glob("*.json")).unlink(),
+    ):
+        damage()
+        again = export_engine(half_file, output, RTX, cache=cache)
+        assert not again.from_cache and again.path.read_bytes() == plan
+    assert len(built) == 4
+    assert export_engine(half_file, output, RTX, cache=cache).from_cache
+
+
+def test_a_cache_that_cannot_be_a_folder(half_file: Path, tmp_path: Path) -> None:
+    for path in (half_file, tmp_path / "no" / "engines"):
+        with pytest.raises(InputError, match=r"--engine-cache .* cannot be a folder"):
+            export_engine(half_file, tmp_path / "toy.plan", RTX, cache=path)
+
+
+def test_an_engine_of_another_precision_is_not_written(tmp_path: Path, built: list[EngineSettings]) -> None:
+    source = write_toy(tmp_path / "single.onnx", "fp32")
+    with pytest.raises(ApsError, match="first/Conv was asked for in fp32 and computes in fp16"):
+        export_engine(source, tmp_path / "toy.plan", RTX, cache=tmp_path / "engines")
+    assert len(built) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["single.onnx"]
+
+
+def test_an_engine_without_a_list_of_kernels_is_not_written(
+    half_file: Path, half_engine: BuiltEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "build_engine", lambda *_, **__: dataclasses.replace(half_engine, kernels=()))
+    with pytest.raises(ApsError, match="did not list the engine's kernels"):
+        export_engine(half_file, tmp_path / "toy.plan", RTX)
+    assert [path.name for path in tmp_path.iterdir()] == ["toy.onnx"]
+
+
+def test_an_older_plan_stays_where_the_new_one_cannot_be_written(
+    half_file: Path, built: list[EngineSettings], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "toy.plan"
+    export_engine(half_file, output, RTX)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def full(*_: Any) -> int:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Path, "write_bytes", full)
+    with pytest.raises(ApsError, match="the disk is full"):
+        export_engine(half_file, output, dataclasses.replace(RTX, tf32=True))
+    monkeypatch.undo()
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before
+
+
+@pytest.mark.usefixtures("built")
+def test_what_cannot_be_read_is_told_as_a_warning(
+    half_file: Path, half_engine: BuiltEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kernels = tuple(kernel for kernel in half_engine.kernels if "second/Conv" not in kernel.nodes)
+    monkeypatch.setattr(module, "build_engine", lambda *_, **__: dataclasses.replace(half_engine, kernels=kernels))
+    for cached in (False, True):
+        artifact = export_engine(half_file, tmp_path / "toy.plan", RTX, cache=tmp_path / "engines")
+        assert artifact.from_cache is cached
+        assert len(artifact.warnings) == 1 and "second/Conv" in artifact.warnings[0]
+        assert artifact.document["engine"]["precision"]["unread_layers"] == ["second/Conv"]
+        assert "warnings" not in artifact.document["engine"]
+
+
+def test_on_a_gpu_its_name_and_capability_are_written_down(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "check_toolkit", lambda _: None)
+    monkeypatch.setattr(module, "load_toolkit", lambda _: fake_toolkit())
+    source = write_toy(tmp_path / "toy.onnx", "fp32")
+    engine = export_engine(source, tmp_path / "toy.plan", EngineSettings("trt")).document["engine"]
+    assert engine["gpu"] == GPU.to_dict() == {"name": "a GPU", "compute_capability": "9.0", "driver": "13.0"}
+    assert engine["precision"]["read_from"] == "engine inspector"
+    assert engine["toolkit"] == "trt"
+
+
+class TestBadInput:
+    def test_a_changed_file(self, real: tuple[Path, EngineArtifact], tmp_path: Path) -> None:
+        source = write_toy(tmp_path / "toy.onnx", "fp16")
+        document = {"file": "toy.onnx", "sha256": hashlib.sha256(b"before").hexdigest()}
+        (tmp_path / "toy.json").write_text(json.dumps(document))
+        with pytest.raises(InputError, match=r"toy\.onnx changed since it was exported"):
+            export_engine(source, tmp_path / "other.plan", RTX)
+
+    @pytest.mark.parametrize(
+        ("content", "words"), [(None, "does not exist"), (b"", "holds no graph"), (b"\xff\xff", "not a readable ONNX")]
+    )
+    def test_no_file(self, content: bytes | None, words: str, tmp_path: Path) -> None:
+        source = tmp_path / "toy.onnx"
+        if content is not None:
+            source.write_bytes(content)
+        with pytest.raises(InputError, match=words):
+            export_engine(source, tmp_path / "toy.plan", RTX)
+        assert not (tmp_path / "toy.plan").exists()
+
+    def test_weights_in_other_files(self, tmp_path: Path) -> None:
+        source = tmp_path / "toy.onnx"
+        model = toy("fp16")
+        onnx.save(model, source, save_as_external_data=True, size_threshold=0, location="weights")
+        with pytest.raises(InputError, match="keeps its weights in other files"):
+            export_engine(source, tmp_path / "toy.plan", RTX)
+
+    @pytest.mark.parametrize(
+        ("output", "words"),
+        [("toy.engine", r"an engine's name ends in \.plan; use .*toy\.plan"), ("no/toy.plan", "does not exist")],
+    )
+    def test_no_place_for_the_plan(self, output: str, words: str, half_file: Path, tmp_path: Path) -> None:
+        with pytest.raises(InputError, match=words):
+            export_engine(half_file, tmp_path / output, RTX)
