@@ -36,6 +36,7 @@ FULL = ModelMetadata(
     selections=(SelectionTensors("layer2.0.pool", "i0", "s0"), SelectionTensors("layer3.0.pool", "i1", "s1")),
     polyphase="where",
     precision="fp32",
+    kept_fp32=("layer2.0.bn1/Conv",),
     checkpoint_sha256="ab" * 32,
     aps_deploy_version="0.1.0",
 )
