@@ -132,15 +132,14 @@ def _constant_of(node: onnx.NodeProto) -> onnx.TensorProto | None:
     if node.op_type != "Constant" or not node.attribute:
         return None
     entry = node.attribute[0]
-    if entry.name == "value":
-        held: onnx.TensorProto = entry.t
-        return held
     kind = {"value_int": np.int64, "value_ints": np.int64, "value_float": np.float32, "value_floats": np.float32}
-    if entry.name not in kind:
+    tensor: onnx.TensorProto
+    if entry.name == "value":
+        tensor = entry.t
+    elif entry.name in kind:
+        tensor = numpy_helper.from_array(np.asarray(onnx.helper.get_attribute_value(entry), kind[entry.name]))
+    else:
         return None
-    tensor: onnx.TensorProto = numpy_helper.from_array(
-        np.asarray(onnx.helper.get_attribute_value(entry), kind[entry.name])
-    )
     return tensor
 
 

@@ -118,7 +118,8 @@ def test_a_half_precision_file_optimised_for_a_cpu_is_no_half_precision_file(
     assert {"declared_differently", "other_precision_layers"} <= set(failed)
 
 
-@pytest.mark.parametrize("opset", [22, *(pytest.param(opset, marks=pytest.mark.slow) for opset in (21, 23))])
+@pytest.mark.slow
+@pytest.mark.parametrize("opset", [21, 22, 23])
 def test_an_export_in_another_opset_passes(
     opset: int, export_again: Callable[..., Artifact], files: dict[str, Path], images: Images, tmp_path: Path
 ) -> None:
@@ -150,7 +151,7 @@ def _options(monkeypatch: pytest.MonkeyPatch, **chosen: Any) -> None:
     monkeypatch.setattr(onnxruntime_session, "session_options", options)
 
 
-@pytest.mark.parametrize("num_threads", [1, 2, 3])
+@pytest.mark.parametrize("num_threads", [1, 3])
 @pytest.mark.parametrize("source", ["where", "int8"])
 def test_another_number_of_threads_passes(
     source: str, num_threads: int, files: dict[str, Path], images: Images, monkeypatch: pytest.MonkeyPatch
@@ -160,7 +161,7 @@ def test_another_number_of_threads_passes(
 
 
 @pytest.mark.parametrize("level", LEVELS)
-@pytest.mark.parametrize("source", ["where", "gather", "fp16", "int8"])
+@pytest.mark.parametrize("source", ["where", "fp16", "int8"])
 def test_another_level_of_optimisation_passes(
     source: str, level: str, files: dict[str, Path], images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
