@@ -53,8 +53,8 @@ def export(
     given: dict[str, Any] = {name: value for name, value in locals().items() if name in export_options.OF_ONNX}
     given["keep_fp32"] = keep_fp32 or ()
     if engine == "onnx":
-        fitting: tuple[str, ...] = (*export_options.OF_EVERY_EXPORT, *export_options.OF_ONNX)
-        options.refuse_others(context, "--engine onnx compiles nothing", fitting)
+        of_onnx = (*export_options.OF_EVERY_EXPORT, *export_options.OF_ONNX)
+        options.refuse_others(context, "--engine onnx compiles nothing", of_onnx)
         _export_onnx(source, output, given)
         return
     if Path(source).suffix.lower() == ".onnx":

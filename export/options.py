@@ -102,10 +102,10 @@ EngineCache = Annotated[
     Path | None, Option("--engine-cache", metavar="DIR", help="Folder of engines to look in first and to add to.")
 ]
 
-OF_ONNX: tuple[str, ...] = (
+OF_ONNX = (
     *("polyphase", "precision", "calibration", "calibration_method", "circular_padding", "keep_fp32", "image_size"),
     *("dynamic_size", "opset"),
 )
 """Parameters that describe the ONNX file: they fit a checkpoint, and no file that is there already."""
-OF_EVERY_EXPORT: tuple[str, ...] = ("source", "output", "engine")
+OF_EVERY_EXPORT = ("source", "output", "engine")
 """Parameters that fit every export; the others are an engine's."""
