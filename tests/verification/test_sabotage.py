@@ -96,8 +96,9 @@ CASES: list[tuple[Edit, str, str]] = [
      "class 1 is class 2, the reference has class 1"),
 ]  # fmt: skip
 
-ELSEWHERE = {"changed_bytes", "other_precision_layers"}
-"""Gates whose sabotage is not among `CASES`: the last test of this file, and `test_precision_proof`."""
+ELSEWHERE = {"changed_bytes", "other_precision_layers", "parity_images"}
+"""Gates whose sabotage is not among `CASES`: the last test of this file, `test_precision_proof`, and `test_references`,
+whose references cannot run with the file's choices."""
 
 
 @pytest.fixture(scope="module")
