@@ -6,7 +6,7 @@ import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import onnx
 import pytest
@@ -21,7 +21,7 @@ from aps_deploy.export.engines.settings import EngineSettings, check_settings
 from aps_deploy.export.engines.toolkit import Toolkit
 from aps_deploy.export.forms import PolyphaseForm, inlined
 from tests.export.engines.fake_tensorrt import STAMP, fake_toolkit
-from tests.export.engines.toys import dynamic_toy, toy
+from tests.export.engines.toys import Precision, dynamic_toy, toy
 
 RTX = EngineSettings("trt-rtx")
 
@@ -49,10 +49,12 @@ def test_a_plan_and_what_is_known_of_it(half_engine: BuiltEngine) -> None:
         pytest.param("fp16", "custom-op", marks=pytest.mark.slow),
         pytest.param("bf16", "where", marks=pytest.mark.slow),
         pytest.param("bf16", "custom-op", marks=pytest.mark.slow),
+        pytest.param("int8", "where", marks=pytest.mark.slow),
+        pytest.param("int8", "custom-op", marks=pytest.mark.slow),
     ],
 )
 def test_every_form_and_precision_builds_and_is_read_back(
-    rtx: Toolkit, precision: Literal["fp32", "fp16", "bf16"], form: PolyphaseForm
+    rtx: Toolkit, precision: Precision, form: PolyphaseForm
 ) -> None:
     model = toy(precision, form)
     built = _build(model, rtx, profiles=(Profile((2, 2, 2)),))

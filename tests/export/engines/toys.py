@@ -18,12 +18,13 @@ from aps_deploy.export.dynamic_size import with_dynamic_size
 from aps_deploy.export.forms import PolyphaseForm, apply_form, selection_values
 from aps_deploy.export.op_names import Choice, select_op
 from aps_deploy.export.precisions import in_half_precision
+from aps_deploy.export.quantisation import quantised
 from aps_deploy.runtimes.metadata import METADATA_KEY, ModelMetadata, SelectionTensors
 
 SIZE = 8
 CHANNELS = 8
 CLASSES = ("cat", "dog", "emu")
-Precision = Literal["fp32", "fp16", "bf16"]
+Precision = Literal["fp32", "fp16", "bf16", "int8"]
 
 
 def traced_toy(opset: int = 20) -> onnx.ModelProto:
@@ -77,10 +78,18 @@ def traced_toy(opset: int = 20) -> onnx.ModelProto:
     return helper.make_model(graph, opset_imports=imports, ir_version=10)
 
 
+def narrowed_toy(precision: Precision) -> onnx.ModelProto:
+    """The traced graph in one of the precisions."""
+    traced = traced_toy(22 if precision == "bf16" else 20)
+    if precision == "int8":
+        images = np.random.default_rng(1).standard_normal((32, 3, SIZE, SIZE)).astype(np.float32)
+        return quantised(traced, images, "minmax")
+    return traced if precision == "fp32" else in_half_precision(traced, precision)
+
+
 def toy(precision: Precision = "fp32", form: PolyphaseForm = "where") -> onnx.ModelProto:
     """A finished file, with its metadata, in memory."""
-    traced = traced_toy(22 if precision == "bf16" else 20)
-    proto = apply_form(traced if precision == "fp32" else in_half_precision(traced, precision), form)
+    proto = apply_form(narrowed_toy(precision), form)
     proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
     ((index, scores),) = selection_values(proto)
     metadata = ModelMetadata(
@@ -111,7 +120,5 @@ def write_toy(path: Path, precision: Precision = "fp32", form: PolyphaseForm = "
 
 def dynamic_toy(precision: Precision = "fp32") -> onnx.ModelProto:
     """The same with an open height and width, in memory and without metadata."""
-    traced = traced_toy(22 if precision == "bf16" else 20)
-    narrowed = traced if precision == "fp32" else in_half_precision(traced, precision)
-    proto = apply_form(with_dynamic_size(narrowed), "where")
+    proto = apply_form(with_dynamic_size(narrowed_toy(precision)), "where")
     return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
