@@ -30,7 +30,7 @@ def test_the_package_brings_two_networks() -> None:
 def test_the_card_is_of_these_bytes(name: str) -> None:
     path, line = packaged_models()[name], CARD[name]
     assert line["sha256"] == sha256_of(path)
-    assert line["test_images"] == 10_000
+    assert line["test_images"] == 10_000 and line["accuracy_percent"] >= 88
     text = (FOLDER / "README.md").read_text(encoding="utf-8")
     assert line["sha256"] in text and f"| {line['accuracy_percent']:.2f} % |" in text
     for command in line["commands"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import importlib.util
 import shlex
 from importlib.machinery import SourceFileLoader
@@ -34,7 +35,8 @@ def settings_of(command: str) -> TrainSettings:
     program, verb, *arguments = shlex.split(command)
     assert (program, verb) == ("aps-deploy", "train")
     train = typer.main.get_command(app).commands[verb]  # type: ignore[attr-defined]
-    return TrainSettings(**train.make_context(verb, arguments).params)
+    given = train.make_context(verb, arguments).params
+    return TrainSettings(**{field.name: given[field.name] for field in dataclasses.fields(TrainSettings)})
 
 
 def write_run(folder: Path, **chosen: Any) -> TrainSettings:
