@@ -98,7 +98,11 @@ def launch(settings: TrainSettings, launch_settings: LaunchSettings) -> TrainRes
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
+    from aps_deploy.training.process import check_devices
+
     num_local = _processes_here(launch_settings)
+    # Here, because a process that ends before it met the others would leave them waiting.
+    check_devices(settings.device, settings.dist_backend, num_local)
     # Left alone, every process would start a thread per core.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_local)))
     rank = launch_settings.node_rank

@@ -101,6 +101,28 @@ class Process:
         self.together(action if self.is_main else lambda: None)
 
 
+def check_devices(device: str | None, backend: str | None, num_processes: int) -> str:
+    """Return ``cpu`` or ``cuda``: where the processes of this machine compute.
+
+    Args:
+        device: as in `joined_processes`.
+        backend: as in `joined_processes`.
+        num_processes: processes on this machine.
+
+    Raises:
+        InputError: there are fewer GPUs than processes, or the backend does not fit the device.
+    """
+    kind = find_device(device).type
+    if backend == "nccl" and kind != "cuda":
+        raise InputError("--dist-backend nccl needs CUDA devices; use gloo on the CPU.")
+    if kind == "cuda" and num_processes > torch.cuda.device_count():
+        raise InputError(
+            f"{num_processes} processes on this machine need a GPU each, and {torch.cuda.device_count()} CUDA devices "
+            "were found; give --nproc-per-node that number."
+        )
+    return kind
+
+
 @contextmanager
 def joined_processes(device: str | None, backend: str | None) -> Iterator[Process]:
     """Join the processes that the launcher started together with this one, and leave them at the end.
@@ -110,9 +132,8 @@ def joined_processes(device: str | None, backend: str | None) -> Iterator[Proces
         backend: ``nccl`` or ``gloo``; None takes what fits the device.
 
     Raises:
-        InputError: there are fewer GPUs than processes on this machine, the backend does not fit the device, or the
-            variables of the environment are incomplete.
-        ApsError: the others cannot be reached.
+        InputError: there are fewer GPUs than processes on this machine, or the backend does not fit the device.
+        RuntimeError: the others cannot be reached.
     """
     if int(os.environ.get("WORLD_SIZE", "1")) < 2 or "RANK" not in os.environ:
         yield Process()
@@ -120,21 +141,11 @@ def joined_processes(device: str | None, backend: str | None) -> Iterator[Proces
     process = Process(
         int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"]), int(os.environ.get("LOCAL_RANK", os.environ["RANK"]))
     )
-    kind = find_device(device).type
-    backend = backend or ("nccl" if kind == "cuda" else "gloo")
-    if backend == "nccl" and kind != "cuda":
-        raise InputError("--dist-backend nccl needs CUDA devices; use gloo on the CPU.")
+    kind = check_devices(device, backend, process.local_rank + 1)
     if kind == "cuda":
-        if process.local_rank >= torch.cuda.device_count():
-            raise InputError(
-                f"process {process.local_rank} of this machine has no GPU of its own: {torch.cuda.device_count()} CUDA "
-                "devices found; give --nproc-per-node that number."
-            )
         torch.cuda.set_device(process.local_rank)
-    try:
-        dist.init_process_group(backend, timeout=_TIMEOUT)
-    except (ValueError, RuntimeError) as error:
-        raise ApsError(f"the processes of the run cannot find each other ({str(error).splitlines()[0]}).") from error
+    # A failure is no ApsError: what a restart may mend (an address of a process that died) is for the launcher.
+    dist.init_process_group(backend or ("nccl" if kind == "cuda" else "gloo"), timeout=_TIMEOUT)
     try:
         yield process
     finally:

@@ -81,6 +81,13 @@ def test_an_error_is_said_once_and_not_tried_again(
     assert "Traceback" not in capfd.readouterr().err
 
 
+def test_devices_are_checked_before_any_process_starts(settings: Settings, tmp_path: Path) -> None:
+    chosen = settings(out_dir=tmp_path / "run", dist_backend="nccl", **CALM)
+    with pytest.raises(InputError, match="nccl needs CUDA"):
+        launch(chosen, LaunchSettings(nproc_per_node=2))
+    assert not (tmp_path / "run").exists()
+
+
 @pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_all(settings: Settings, tmp_path: Path) -> None:
     diverging = settings(out_dir=tmp_path / "run", **{**CALM, "learning_rate": 1e30})
