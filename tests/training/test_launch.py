@@ -44,11 +44,12 @@ def initial_weights(settings: TrainSettings) -> dict[str, torch.Tensor]:
     return {name: value for name, value in state.items() if name.endswith("weight") and value.ndim > 1}
 
 
-def test_two_processes_train_as_one(settings: Settings, tmp_path: Path) -> None:
+def test_two_processes_train_as_one(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Same batches, same augmentation, statistics over both: the sums are made in another order, no more.
 
     48 images in batches of 10, so that the last batch is a short one. What is compared is what training changed.
     """
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as the one process has: more threads round otherwise
     once = {**CALM, "epochs": 1, "validate_consistency": True}
     alone = settings(out_dir=tmp_path / "alone", **once)
     run_training(alone)
