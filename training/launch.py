@@ -196,7 +196,7 @@ def _interrupted(settings: TrainSettings, signal_name: str) -> TrainResult:
     from aps_deploy.models import spec
     from aps_deploy.training.build import architecture_name
     from aps_deploy.training.loop import TrainResult
-    from aps_deploy.training.metrics import METRICS_FILE, read_metrics
+    from aps_deploy.training.metrics import METRICS_FILE, last_metrics
     from aps_deploy.training.recipes import recipe_for
     from aps_deploy.training.settings import continued
     from aps_deploy.training.state import STATE_FILE, load_state
@@ -208,8 +208,5 @@ def _interrupted(settings: TrainSettings, signal_name: str) -> TrainResult:
     stored = load_state(out_dir / STATE_FILE)
     settings = continued(dataclasses.replace(settings, resume=True, weights=None), stored["settings"])
     recipe = recipe_for(settings, spec(architecture_name(settings)).family)
-    path = out_dir / METRICS_FILE
-    records = read_metrics(path) if path.is_file() else []
-    position = stored["position"]
-    last = records[-1] if records else {}
+    position, last = stored["position"], last_metrics(out_dir / METRICS_FILE)
     return TrainResult(out_dir, position["epoch"], recipe.epochs, last, position["best_epoch"], None, signal_name)

@@ -22,7 +22,7 @@ from aps_deploy.training.curves import CURVES_FILE, save_curves
 from aps_deploy.training.data import TrainData, find_data
 from aps_deploy.training.images import LabelledImages
 from aps_deploy.training.interrupt import StopRequest
-from aps_deploy.training.metrics import METRICS_FILE, append_metrics, keep_epochs, read_metrics
+from aps_deploy.training.metrics import METRICS_FILE, append_metrics, keep_epochs, last_metrics, read_metrics
 from aps_deploy.training.outputs import (
     BEST_FILE,
     SETTINGS_FILE,
@@ -115,7 +115,7 @@ def setup(settings: TrainSettings, process: Process | None = None) -> tuple[Run,
     process = process or Process()
     if settings.evaluate or settings.out_dir is None:
         raise InputError("--evaluate trains nothing; use evaluate_run instead of run_training.")
-    if settings.download:
+    if settings.download and not process.is_alone:
         process.on_main(lambda: _download(settings))
     parts = process.together(lambda: _read(settings, process))
     trainer = build_trainer(
@@ -159,7 +159,7 @@ def _read(settings: TrainSettings, process: Process) -> _Parts:
     check_network(settings, architecture.name)
     if settings.data is None:
         raise InputError("--data is missing; give a folder with train/<class>/ and val/ or test/.")
-    found = find_data(settings.data, recipe, download=False)
+    found = find_data(settings.data, recipe, download=bool(settings.download))
     if "val" in found.parts and (settings.holdout or settings.train_split):
         raise InputError(f"{settings.data} has val/ for validation, so leave --holdout and --train-split out.")
     if recipe.batch_size < process.world_size:
@@ -183,7 +183,9 @@ def _read(settings: TrainSettings, process: Process) -> _Parts:
 
 
 def _download(settings: TrainSettings) -> None:
-    """Fetch the data set, before the processes look for it."""
+    """Fetch the data set once, before several processes look for it."""
+    if settings.resume and settings.out_dir is not None:
+        settings = continued(settings, load_state(settings.out_dir / STATE_FILE)["settings"])
     recipe = recipe_for(settings, model_spec(architecture_name(settings)).family)
     if settings.data is not None:
         find_data(settings.data, recipe, download=True)
@@ -207,15 +209,12 @@ def main(run: Run, stored: dict[str, Any] | None) -> TrainResult:
         if run.position.epoch == run.num_epochs and run.data.test is not None and not process.any(bool(stop)):
             best = load_checkpoint(run.out_dir / BEST_FILE).to(run.trainer.arithmetic.device)
             test = _measure(run, best, "test", run.data.test, stop, progress, with_shifts=True)
-    metrics_path = run.out_dir / METRICS_FILE
-    records = read_metrics(metrics_path) if metrics_path.is_file() else []
-    last = records[-1] if records else {}
     position = run.position
     return TrainResult(
         run.out_dir,
         position.epoch,
         run.num_epochs,
-        last,
+        last_metrics(run.out_dir / METRICS_FILE),
         position.best_epoch,
         test,
         stop.signal_name,

@@ -46,6 +46,12 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
     return records
 
 
+def last_metrics(path: Path) -> dict[str, Any]:
+    """Return the newest record of a metrics file; empty before the first epoch ends."""
+    records = read_metrics(path) if path.is_file() else []
+    return records[-1] if records else {}
+
+
 def keep_epochs(path: Path, num_epochs: int) -> None:
     """Drop the lines of epochs after `num_epochs`: a resumed run will write them again."""
     if not path.is_file():
