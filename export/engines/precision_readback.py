@@ -3,13 +3,15 @@
 The compiler decides which kernel computes a layer, and which types it reads. For each layer that multiplies, the
 kernels that name its ONNX node are looked up: the one made for the product (not the generated ones around it, which
 convert and pad) reads the image's values first and the weights as its first constant, and both have the layer's
-precision. Whether a float32 product was allowed TF32 is in no type, and so in none of this.
+precision. A layer that no kernel names can only be computed by a kernel that names nothing (TensorRT-RTX fuses some
+1x1 convolutions so): where all of those have one precision, it is the layer's. Whether a float32 product was allowed
+TF32 is in no type, and so in none of this.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from aps_deploy.errors import ApsError
@@ -105,16 +107,28 @@ def check_precisions(read: ReadPrecisions) -> None:
     )
 
 
-def _precision(kernels: Iterable[Kernel], node: str) -> tuple[str, str]:
+def _precision(kernels: Sequence[Kernel], node: str) -> tuple[str, str]:
     naming = [kernel for kernel in kernels if node in kernel.nodes and kernel.inputs]
     products = [kernel for kernel in naming if kernel.kind not in _GENERATED]
     chosen = products or [kernel for kernel in naming if kernel.constants]
     if not chosen:
-        return UNREAD, "no kernel names it"
+        return _precision_of_nameless(kernels)
     kinds = {_operands(kernel, weighted=bool(products)) for kernel in chosen}
-    kernel = chosen[0]
-    evidence = f"{kernel.kind} kernel of {'/'.join(kernel.inputs[:1] + kernel.constants[:1])}"
-    return (kinds.pop() if len(kinds) == 1 else "mixed"), evidence
+    return (kinds.pop() if len(kinds) == 1 else "mixed"), _evidence(chosen[0])
+
+
+def _precision_of_nameless(kernels: Sequence[Kernel]) -> tuple[str, str]:
+    """Return what the kernels compute in that have weights and name no node; unread where they differ."""
+    nameless = [each for each in kernels if not each.nodes and each.inputs and each.constants]
+    products = [kernel for kernel in nameless if kernel.kind not in _GENERATED]
+    kinds = {_operands(kernel, weighted=True) for kernel in products}
+    if len(kinds) != 1:
+        return UNREAD, "no kernel names it"
+    return kinds.pop(), f"no kernel names it; {_evidence(products[0])}, which names no node"
+
+
+def _evidence(kernel: Kernel) -> str:
+    return f"{kernel.kind} kernel of {'/'.join(kernel.inputs[:1] + kernel.constants[:1])}"
 
 
 def _operands(kernel: Kernel, *, weighted: bool) -> str:

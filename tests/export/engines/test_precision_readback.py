@@ -79,3 +79,23 @@ def test_what_cannot_be_read_is_said_and_not_guessed() -> None:
         "the precision of 1 of 3 layers could not be read back from the engine (test): second/Conv"
     )
     assert read_precisions(toy("fp16"), [], "test").precision == "unread"
+
+
+def _nameless(kind: str, precision: str) -> Kernel:
+    return Kernel("__myl_FcAdd", kind, (precision,), (precision, precision), (precision,), ())
+
+
+@pytest.mark.parametrize(
+    ("nameless", "found"),
+    [
+        ([_nameless("runtime_fusion", "fp16")], "fp16"),
+        ([_nameless("runtime_fusion", "fp32"), _nameless("runtime_fusion", "fp32")], "fp32"),
+        ([_nameless("runtime_fusion", "fp16"), _nameless("runtime_fusion", "fp32")], "unread"),  # which of them is it?
+        ([_nameless("kgen", "fp16")], "unread"),  # its constants may be anything
+    ],
+)
+def test_a_layer_that_nothing_names_is_computed_by_a_kernel_that_names_nothing(
+    nameless: list[Kernel], found: str
+) -> None:
+    layer = read_precisions(toy("fp16"), [FIRST, *nameless, CLASSIFIER], "test").layers[1]
+    assert layer.precision == found
