@@ -30,7 +30,8 @@ from aps_deploy.verification.ledger import Ledger
 from aps_deploy.verification.references import AnyReference, resolve_reference
 from aps_deploy.verification.saved_reference import SavedReference, save_reference
 from aps_deploy.verification.shifts import ShiftSet, shift_set
-from aps_deploy.verification.steps import Labels, Run
+from aps_deploy.verification.steps.checking import check_file
+from aps_deploy.verification.steps.run import Labels, Run
 from aps_deploy.verification.versions import package_versions
 from aps_deploy.verification.worst_case import WorstCase
 
@@ -125,6 +126,7 @@ def verify(
         layers = () if graph is None else with_kept(layer_precisions(graph), session.metadata.kept_fp32)
         judged = judged_precision(session.metadata.precision, layers)
         run = Run(
+            file=file,
             session=session,
             graph=graph,
             layers=layers,
@@ -139,7 +141,7 @@ def verify(
             progress=progress,
             scene=scene,
         )
-        run.check_file(file, faults)
+        check_file(run, faults)
         if run.worst_case is not None and keep_worst_case is not None:
             about = {"file": Path(file).name, "file_sha256": _file_hash(file), **run.worst_case.about}
             keep_worst_case(dataclasses.replace(run.worst_case, about=about))
@@ -147,7 +149,7 @@ def verify(
             save_reference(
                 save_to, judge, run.own_trace, digest, shape=images.shape, preprocessing=preprocessing, seed=seed
             )
-        return _certificate(file, run, dict(gates or {}), digest)
+        return certificate_of(run, dict(gates or {}), digest)
 
 
 def is_graph(file: str | os.PathLike[str]) -> bool:
@@ -233,14 +235,13 @@ def _check_same_architecture(session: Session, reference: AnyReference) -> None:
         )
 
 
-def _certificate(
-    file: str | os.PathLike[str], run: Run, overrides: dict[str, float | None], digest: ImagesDigest
-) -> Certificate:
+def certificate_of(run: Run, overrides: dict[str, float | None], digest: ImagesDigest) -> Certificate:
+    """Return the certificate of a run that is over."""
     session, metadata = run.session, run.session.metadata
     return Certificate(
         file={
-            "name": Path(file).name,
-            "sha256": _file_hash(file),
+            "name": Path(run.file).name,
+            "sha256": _file_hash(run.file),
             "architecture": metadata.architecture,
             "precision": metadata.precision,
             "precision_found": file_precision(run.layers),

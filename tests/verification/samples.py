@@ -22,8 +22,13 @@ from aps_deploy.verification.localisation.locating import nowhere
 from aps_deploy.verification.reference_trace import ComparedTrace
 from aps_deploy.verification.selection import compare_selections
 from aps_deploy.verification.shifts import shift_set
-from aps_deploy.verification.steps import Run
-from aps_deploy.verification.verifying import _certificate
+from aps_deploy.verification.steps.batch import check_batch
+from aps_deploy.verification.steps.consistency import check_consistency
+from aps_deploy.verification.steps.crop_shifts import check_crop_shifts
+from aps_deploy.verification.steps.declaration import check_precision
+from aps_deploy.verification.steps.parity import check_parity
+from aps_deploy.verification.steps.run import Run
+from aps_deploy.verification.verifying import certificate_of
 from tests.verification.fakes import FakeRunner, Images, corner, integer_images, invariant
 
 HEIGHT, WIDTH = 8, 12
@@ -73,6 +78,7 @@ def measured_run(
     """Return a run whose steps have measured ``function`` in the place of a file."""
     images = integer_images(count, HEIGHT, WIDTH)
     run = Run(
+        file="net.onnx",
         session=FakeSession(function),  # type: ignore[arg-type]
         graph=None,
         layers=(LayerPrecision("conv1", "Conv", "fp32", False, "its operands are FLOAT"),),
@@ -88,18 +94,18 @@ def measured_run(
     )
     run.details["declared_differently"] = []
     run.details["static"] = []
-    run._precision()
+    check_precision(run)
     run.ledger.record("static", "static_findings", 0)
     _select(run)
     logits = function(images)
     near = logits.copy()
     near[0, 0] = np.nextafter(near[0, 0], np.float32(np.inf))
     every = np.ones(count, bool)
-    run._parity(logits, ComparedTrace(SimpleNamespace(logits=near), every, every, "forced"))  # type: ignore[arg-type]
+    check_parity(run, logits, ComparedTrace(SimpleNamespace(logits=near), every, every, "forced"))  # type: ignore[arg-type]
     run.details["localisation"] = nowhere("the network is a function").to_dict()
-    run._consistency(np.zeros(count, bool) if tied is None else tied)
-    run._crop_shifts()
-    run._batches()
+    check_consistency(run, np.zeros(count, bool) if tied is None else tied)
+    check_crop_shifts(run)
+    check_batch(run)
     return run
 
 
@@ -122,7 +128,7 @@ def make_certificate(folder: Path, function: Function = corner, **arguments: Any
     file.write_bytes(b"the file")
     gates = arguments.get("gates") or {}
     run = measured_run(function, **arguments)
-    certificate = _certificate(file, run, dict(gates), digest_images(run.images))
+    certificate = certificate_of(dataclasses.replace(run, file=file), dict(gates), digest_images(run.images))
     return dataclasses.replace(certificate, command="aps-deploy verify net.onnx --reference net.safetensors")
 
 

@@ -89,7 +89,7 @@ def test_a_strided_network_fails_consistency_and_nothing_else(strided: tuple[Pat
 def test_the_reference_is_tried_on_few_images_or_none(
     strided: tuple[Path, ResNet], images: Images, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("aps_deploy.verification.steps.REFERENCE_PAIRS", 7)
+    monkeypatch.setattr("aps_deploy.verification.steps.consistency.REFERENCE_PAIRS", 7)
     few = verify(*strided, images, shifts=3).details["reference_consistency"]
     assert (few["images"], few["num_pairs"]) == ([0, 7], 6)
     assert verify(*strided, images[:1], shifts=8).details["reference_consistency"] is None

@@ -9,7 +9,7 @@ import pytest
 from aps_deploy.runtimes import ModelMetadata
 from aps_deploy.verification.graph import GraphView
 from aps_deploy.verification.instrument import load_inlined
-from aps_deploy.verification.locating import located_selections
+from aps_deploy.verification.score_names import located_selections
 from tests.verification.conftest import FORMS
 from tests.verification.sabotage import nodes
 

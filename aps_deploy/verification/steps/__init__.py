@@ -1,0 +1,1 @@
+"""The steps of a verification: each measures something and enters it under its gate."""
