@@ -127,7 +127,8 @@ def _widen_kept(graph: onnx.GraphProto, kept: Collection[str], kind: int) -> Non
     for position, node in reversed(list(enumerate(graph.node))):
         if node.name in kept:
             scope, made = node.name.rpartition("/")[0], node.output[0]
-            node.output[0], source = f"{made}_fp32", node.input[0]
+            # Not "_fp32": that is what an exact pooling reads, which may be next.
+            node.output[0], source = f"{made}_wide", node.input[0]
             node.input[0] = f"{made}_input_fp32"
             back = helper.make_node("Cast", [node.output[0]], [made], name=f"{scope}/Cast_back", to=kind)
             wide = helper.make_node("Cast", [source], [node.input[0]], name=f"{scope}/Cast", to=TensorProto.FLOAT)

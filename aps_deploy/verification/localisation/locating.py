@@ -21,9 +21,11 @@ import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.errors import ApsError
+from aps_deploy.verification.certificate import Check
 from aps_deploy.verification.comparing import Images, finite_or_none
 from aps_deploy.verification.gates import Gate
 from aps_deploy.verification.layer_precision import LayerPrecision
+from aps_deploy.verification.localisation.advice import LayerError, advised, shrink_factor
 from aps_deploy.verification.localisation.file_layers import FileLayer, run_layers
 from aps_deploy.verification.localisation.reference_layers import ModuleOutputs, module_outputs
 from aps_deploy.verification.reference import Reference
@@ -37,27 +39,6 @@ Array = npt.NDArray[Any]
 
 DEFAULT_LIMIT = 0.05
 """Relative error of the logits where the caller took every limit away."""
-
-
-@dataclasses.dataclass(frozen=True)
-class LayerError:
-    """The error of one layer.
-
-    Attributes:
-        layer: name of its node.
-        module: path of the reference's module.
-        precision: what it computes in.
-        own_error: see the top of this file; None where it is no number.
-        accumulated_error: see there.
-        is_beyond: whether its own error exceeds its share.
-    """
-
-    layer: str
-    module: str
-    precision: str
-    own_error: float | None
-    accumulated_error: float | None
-    is_beyond: bool
 
 
 @dataclasses.dataclass(frozen=True)
@@ -102,8 +83,12 @@ class Localisation:
             )
         else:
             text = "no layer is beyond its share of the error"
+        if not self.keep_fp32:
+            return text
+        if len(self.keep_fp32) == sum(layer.is_narrow for layer in self.layers):
+            return f"{text}; every layer would have to stay in float32: export again with --precision fp32"
         keep = " ".join(f"--keep-fp32 {name}" for name in self.keep_fp32)
-        return f"{text}; export again with {keep}" if keep else text
+        return f"{text}; export again with {keep}"
 
     def to_dict(self) -> dict[str, Any]:
         """Return the result as plain JSON values."""
@@ -127,6 +112,7 @@ def locate(
     forced: npt.NDArray[np.int64] | None,
     *,
     limit: float,
+    shrink: float = math.inf,
 ) -> Localisation:
     """Return where the error of a file is made.
 
@@ -138,6 +124,7 @@ def locate(
         images: (N, 3, H, W) float32, few: every map of every layer is in memory at a time.
         forced: (N, L) the file's own indices; None lets the reference choose.
         limit: relative error that the logits may have.
+        shrink: what their error must be multiplied by to pass, see `advice.shrink_factor`.
     """
     try:
         found = run_layers(graph, session, layers, images)
@@ -159,7 +146,7 @@ def locate(
         first=next((error.layer for error in errors if error.is_beyond), None),
         first_apart=_first_apart(errors, share),
         share=share,
-        keep_fp32=advised(errors, limit),
+        keep_fp32=advised(errors, limit, shrink),
         layers=tuple(errors),
         unmatched=tuple(layer.layer for layer in layers if layer.layer not in names),
         note=f"{len(errors)} layers on {len(images)} images in {session.runtime} on {session.device}",
@@ -175,11 +162,17 @@ def located(
     forced: npt.NDArray[np.int64] | None,
     *,
     gates: Mapping[str, Gate],
+    checks: Iterable[Check] = (),
 ) -> Localisation:
-    """Return `locate` with the limit of the parity gates; a checkpoint (no ``graph``) has no layers to compare."""
+    """Return `locate` with the limit of the parity gates and what their ``checks`` measured.
+
+    A checkpoint (no ``graph``) has no layers to compare.
+    """
     if graph is None:
         return nowhere("a checkpoint has no graph whose layers could be compared")
-    return locate(graph, session, layers, reference, images, forced, limit=relative_limit(gates))
+    return locate(
+        graph, session, layers, reference, images, forced, limit=relative_limit(gates), shrink=shrink_factor(checks)
+    )
 
 
 def relative_limit(gates: Mapping[str, Gate]) -> float:
@@ -237,28 +230,3 @@ def _first_apart(errors: Sequence[LayerError], share: float) -> str | None:
         if error.accumulated_error is None or error.accumulated_error > share * math.sqrt(count):
             return error.layer
     return None
-
-
-def advised(errors: Sequence[LayerError], limit: float) -> tuple[str, ...]:
-    """Return the layers of lower precision to keep in float32, worst first; none where it would not help.
-
-    The squares of the own errors are taken for parts of the square of the logits' error; layers are kept until what is
-    left is half of the limit's square, and in any case those beyond their share.
-    """
-    narrow = [error for error in errors if error.precision not in ("fp32", "fp64")]
-    if not narrow or any(error.own_error is None for error in narrow):
-        return ()
-    squares = {error.layer: (error.own_error or 0.0) ** 2 for error in narrow}
-    total = sum(squares.values())
-    reached = errors[-1].accumulated_error
-    if total == 0 or reached is None:
-        return ()
-    beyond = {error.layer for error in narrow if error.is_beyond}
-    kept: list[str] = []
-    left = reached**2
-    for name in sorted(squares, key=lambda name: -squares[name]):
-        if left <= limit**2 / 2 and not beyond - set(kept):
-            break
-        kept.append(name)
-        left -= reached**2 * squares[name] / total
-    return tuple(kept)

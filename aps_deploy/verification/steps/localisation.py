@@ -39,6 +39,7 @@ def locate_failure(run: Run, forced: Indices | None) -> None:
         run.images[rows],
         None if forced is None else forced[rows],
         gates=run.ledger.gates,
+        checks=run.ledger.checks,
     )
     run.details["localisation"] = found.to_dict()
     if run.graph is not None:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import onnx
 import pytest
 
 from aps_deploy.errors import ApsError
-from aps_deploy.export.engines.building import BuiltEngine
+from aps_deploy.export.engines.building import BuiltEngine, build_engine
 from aps_deploy.export.engines.kernels import Kernel
 from aps_deploy.export.engines.precision_readback import check_precisions, read_precisions
-from tests.export.engines.toys import toy
+from aps_deploy.export.engines.settings import EngineSettings, check_settings
+from aps_deploy.export.engines.toolkit import Toolkit
+from aps_deploy.export.forms import apply_form
+from aps_deploy.export.precisions import in_half_precision
+from aps_deploy.verification.layer_precision import layer_precisions
+from tests.export.engines.toys import toy, traced_toy
 
 
 def _kernel(node: str, kind: str, inputs: str, constants: str = "") -> Kernel:
@@ -99,3 +105,13 @@ def test_a_layer_that_nothing_names_is_computed_by_a_kernel_that_names_nothing(
 ) -> None:
     layer = read_precisions(toy("fp16"), [FIRST, *nameless, CLASSIFIER], "test").layers[1]
     assert layer.precision == found
+
+
+def test_a_kept_layer_that_the_compiler_narrows_is_found_out(rtx: Toolkit) -> None:
+    """TensorRT-RTX folds the casts around it into its convolution, though the network is strongly typed."""
+    model = apply_form(in_half_precision(traced_toy(), "fp16", kept=["second/Conv"]), "where")
+    model = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
+    assert [layer.precision for layer in layer_precisions(model)] == ["fp16", "fp32", "fp32"]
+    built = build_engine(model.SerializeToString(), check_settings(EngineSettings("trt-rtx"), rtx), rtx)
+    with pytest.raises(ApsError, match="second/Conv was asked for in fp32 and computes in fp16"):
+        check_precisions(read_precisions(model, built.kernels, built.source))
