@@ -34,8 +34,8 @@ from aps_deploy.verification.certificate import Certificate, certificate_path
 from aps_deploy.verification.comparing import Progress
 from aps_deploy.verification.paths import verify_path
 from aps_deploy.verification.preparing import facts_of
-from aps_deploy.verification.reference import ReferenceTrace
-from aps_deploy.verification.references import AnyReference, resolve_reference
+from aps_deploy.verification.references.base import Reference, ReferenceTrace
+from aps_deploy.verification.references.resolving import resolve_reference
 from aps_deploy.verification.verifying import why_not_opened
 
 ALL = "all"
@@ -169,7 +169,7 @@ def verify_every_runtime(
     return results
 
 
-def plan(file: str, judge: AnyReference | None, device: Device | None) -> list[tuple[Place, str | None]]:
+def plan(file: str, judge: Reference | None, device: Device | None) -> list[tuple[Place, str | None]]:
     """Return every place a file could run in, with the reason why this machine does not have it, or None.
 
     Args:
@@ -220,7 +220,7 @@ class _Remembering:
     In one call of `verify_every_runtime` folder and seed are the same, so the number says which images they are.
     """
 
-    def __init__(self, reference: AnyReference) -> None:
+    def __init__(self, reference: Reference) -> None:
         self._reference = reference
         self._traces: dict[int, ReferenceTrace] = {}
 
@@ -238,9 +238,9 @@ class _Remembering:
         return self._traces[len(images)]
 
 
-def remembering(reference: AnyReference) -> AnyReference:
+def remembering(reference: Reference) -> Reference:
     """Return the reference, with a memory of its answers; saved answers need none."""
-    return reference if reference.kind in ("saved", "none") else cast(AnyReference, _Remembering(reference))
+    return reference if reference.kind in ("saved", "none") else cast(Reference, _Remembering(reference))
 
 
 def _few_shifts(shifts: str | int) -> str | int:

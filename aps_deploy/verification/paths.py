@@ -17,8 +17,9 @@ from aps_deploy.verification.digests import digest_images
 from aps_deploy.verification.judging import rejudge
 from aps_deploy.verification.outputs import Outputs, worst_case_path
 from aps_deploy.verification.preparing import FileFacts, Preparation, facts_of
-from aps_deploy.verification.references import AnyReference, resolve_reference
-from aps_deploy.verification.saved_reference import SavedReference, save_reference
+from aps_deploy.verification.references.base import Reference
+from aps_deploy.verification.references.resolving import resolve_reference
+from aps_deploy.verification.references.saved import SavedReference, save_reference
 from aps_deploy.verification.verifying import DEFAULT_BATCH_SIZE, verify
 from aps_deploy.verification.worst_case import WorstCase
 
@@ -51,7 +52,7 @@ class PreparedData:
 
 def verify_path(
     file: str | os.PathLike[str],
-    reference: str | os.PathLike[str] | AnyReference | None,
+    reference: str | os.PathLike[str] | Reference | None,
     data_dir: str | os.PathLike[str],
     *,
     num_images: int | None = None,
@@ -145,7 +146,7 @@ def verify_path(
 def prepare_data(
     data_dir: str | os.PathLike[str],
     facts: FileFacts,
-    judge: AnyReference,
+    judge: Reference,
     preparation: Preparation,
     *,
     name: str,
@@ -232,7 +233,7 @@ def save_reference_path(
     return len(data.images)
 
 
-def _source(reference: str | os.PathLike[str] | AnyReference | None) -> str | None:
+def _source(reference: str | os.PathLike[str] | Reference | None) -> str | None:
     """Return the reference as it was given on the command line; None where there is none."""
     if reference is None or isinstance(reference, (str, os.PathLike)):
         return None if reference is None else os.fspath(reference)
@@ -242,7 +243,7 @@ def _source(reference: str | os.PathLike[str] | AnyReference | None) -> str | No
 
 
 def _check_places(
-    outputs: Outputs, file: str | os.PathLike[str], reference: str | os.PathLike[str] | AnyReference | None
+    outputs: Outputs, file: str | os.PathLike[str], reference: str | os.PathLike[str] | Reference | None
 ) -> None:
     # Said before minutes of measuring, not after.
     from aps_deploy.runtimes import sidecar_path

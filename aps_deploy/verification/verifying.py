@@ -27,8 +27,9 @@ from aps_deploy.verification.gates import PRECISIONS, Gate, resolve_gates
 from aps_deploy.verification.instrument import load_inlined
 from aps_deploy.verification.layer_precision import file_precision, judged_precision, layer_precisions, with_kept
 from aps_deploy.verification.ledger import Ledger
-from aps_deploy.verification.references import AnyReference, resolve_reference
-from aps_deploy.verification.saved_reference import SavedReference, save_reference
+from aps_deploy.verification.references.base import Reference
+from aps_deploy.verification.references.resolving import resolve_reference
+from aps_deploy.verification.references.saved import SavedReference, save_reference
 from aps_deploy.verification.shifts import ShiftSet, shift_set
 from aps_deploy.verification.steps.checking import check_file
 from aps_deploy.verification.steps.run import Labels, Run
@@ -47,7 +48,7 @@ DEFAULT_BATCH_SIZE = 64
 
 def verify(
     file: str | os.PathLike[str],
-    reference: str | os.PathLike[str] | torch.nn.Module | AnyReference | None,
+    reference: str | os.PathLike[str] | torch.nn.Module | Reference | None,
     images: ImageSource,
     labels: Labels | None = None,
     *,
@@ -73,7 +74,7 @@ def verify(
     Args:
         file: an ONNX file, a checkpoint or a packaged name.
         reference: the checkpoint it was made from, or the network itself; another ONNX file; saved outputs
-            (``.npz``), see `saved_reference`; or None.
+            (``.npz``), see `references.saved`; or None.
         images: (N, 3, H, W) float32, preprocessed as the file says: an array, or what gives them in parts.
         labels: int64 (N,), for the accuracies; None leaves them out.
         shifts: ``group``, ``all``, a number of seeded shifts, each of them among the shifts that the reference
@@ -160,7 +161,7 @@ def is_graph(file: str | os.PathLike[str]) -> bool:
 
 
 def _gates(
-    session: Session, judge: AnyReference, precision: str | None, overrides: Mapping[str, float | None] | None
+    session: Session, judge: Reference, precision: str | None, overrides: Mapping[str, float | None] | None
 ) -> dict[str, Gate]:
     is_promised = session.metadata.is_known or judge.promised.is_known
     return resolve_gates(precision, session.runtime, session.device, overrides, is_promised=is_promised)
@@ -221,7 +222,7 @@ def why_not_opened(file: str | os.PathLike[str], runtime: str, device: str) -> s
         return str(error)
 
 
-def _check_same_architecture(session: Session, reference: AnyReference) -> None:
+def _check_same_architecture(session: Session, reference: Reference) -> None:
     metadata, promised = session.metadata, reference.promised
     if not metadata.is_known or not promised.is_known:
         return
@@ -284,7 +285,7 @@ def _file_hash(file: str | os.PathLike[str]) -> str:
     return sha256_of(locate_checkpoint(file))
 
 
-def _told(reference: AnyReference, named_by_file: str | None) -> dict[str, Any]:
+def _told(reference: Reference, named_by_file: str | None) -> dict[str, Any]:
     """Return what a certificate tells of the reference."""
     nothing = reference.kind == "none"
     promised = promises(reference.promised) if reference.promised.is_known and not nothing else None

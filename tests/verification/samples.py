@@ -19,7 +19,7 @@ from aps_deploy.verification.gates import resolve_gates
 from aps_deploy.verification.layer_precision import LayerPrecision
 from aps_deploy.verification.ledger import Ledger
 from aps_deploy.verification.localisation.locating import nowhere
-from aps_deploy.verification.reference_trace import ComparedTrace
+from aps_deploy.verification.references.compared import ComparedTrace
 from aps_deploy.verification.selection import compare_selections
 from aps_deploy.verification.shifts import shift_set
 from aps_deploy.verification.steps.batch import check_batch

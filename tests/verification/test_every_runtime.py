@@ -20,8 +20,8 @@ from aps_deploy.verification.every_runtime import (
     verify_every_runtime,
     why_not,
 )
-from aps_deploy.verification.reference import load_reference
-from aps_deploy.verification.references import resolve_reference
+from aps_deploy.verification.references.checkpoint import load_reference
+from aps_deploy.verification.references.resolving import resolve_reference
 from aps_deploy.verification.table import runtimes_table
 from tests.verification.conftest import make_images
 from tests.verification.samples import bare_certificate

@@ -11,7 +11,7 @@ from aps_deploy.errors import ApsError
 from aps_deploy.models import ResNet
 from aps_deploy.runtimes import ModelMetadata, SelectionTensors, open_session
 from aps_deploy.verification.instrument import add_score_outputs, load_inlined, measure_scores
-from aps_deploy.verification.reference import load_reference
+from aps_deploy.verification.references.checkpoint import load_reference
 from tests.verification.conftest import FORMS, make_network
 
 Images = npt.NDArray[np.float32]

@@ -18,10 +18,12 @@ from aps_deploy.models import ResNet
 from aps_deploy.runtimes import ModelMetadata
 from aps_deploy.verification import Certificate, report_html, verify
 from aps_deploy.verification.digests import digest_images
-from aps_deploy.verification.reference import ReferenceTrace, load_reference
-from aps_deploy.verification.reference_trace import compared_trace
-from aps_deploy.verification.references import OnnxReference, resolve_reference
-from aps_deploy.verification.saved_reference import SavedReference, save_reference
+from aps_deploy.verification.references.base import ReferenceTrace
+from aps_deploy.verification.references.checkpoint import load_reference
+from aps_deploy.verification.references.compared import compared_trace
+from aps_deploy.verification.references.onnx_file import OnnxReference
+from aps_deploy.verification.references.resolving import resolve_reference
+from aps_deploy.verification.references.saved import SavedReference, save_reference
 from aps_deploy.verification.schema import certificate_schema, first_fault
 from aps_deploy.verification.selection import compare_selections
 from tests.verification.conftest import IMAGE_SIZE, PREPROCESSING, make_images, make_network

@@ -28,7 +28,7 @@ from aps_deploy.verification.layer_precision import LayerPrecision
 from aps_deploy.verification.localisation.advice import LayerError, advised, shrink_factor
 from aps_deploy.verification.localisation.file_layers import FileLayer, run_layers
 from aps_deploy.verification.localisation.reference_layers import ModuleOutputs, module_outputs
-from aps_deploy.verification.reference import Reference
+from aps_deploy.verification.references.checkpoint import CheckpointReference
 
 if TYPE_CHECKING:
     import onnx
@@ -107,7 +107,7 @@ def locate(
     graph: onnx.ModelProto,
     session: Session,
     layers: Sequence[LayerPrecision],
-    reference: Reference,
+    reference: CheckpointReference,
     images: Images,
     forced: npt.NDArray[np.int64] | None,
     *,
@@ -157,7 +157,7 @@ def located(
     graph: onnx.ModelProto | None,
     session: Session,
     layers: Sequence[LayerPrecision],
-    reference: Reference,
+    reference: CheckpointReference,
     images: Images,
     forced: npt.NDArray[np.int64] | None,
     *,

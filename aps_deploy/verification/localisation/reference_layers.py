@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.verification.comparing import Images
-from aps_deploy.verification.reference import Reference
+from aps_deploy.verification.references.checkpoint import CheckpointReference
 
 Array = npt.NDArray[Any]
 
@@ -39,7 +39,7 @@ class ModuleOutputs:
 
 
 def module_outputs(
-    reference: Reference,
+    reference: CheckpointReference,
     images: Images,
     forced: npt.NDArray[np.int64] | None,
     given: Mapping[str, Array] | None = None,

@@ -9,8 +9,8 @@ import numpy.typing as npt
 
 from aps_deploy.errors import InputError
 from aps_deploy.runtimes.session import INDICES, LOGITS
-from aps_deploy.verification.reference_trace import ComparedTrace, compared_trace
-from aps_deploy.verification.references import NUM_COMPONENTS
+from aps_deploy.verification.references.base import NUM_COMPONENTS
+from aps_deploy.verification.references.compared import ComparedTrace, compared_trace
 from aps_deploy.verification.steps.run import Indices, Run, timed
 
 

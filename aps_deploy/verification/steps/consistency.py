@@ -10,7 +10,7 @@ import numpy.typing as npt
 from aps_deploy.verification.authors import CIFAR_PROTOCOL, IMAGENET_PROTOCOL, authors_consistency
 from aps_deploy.verification.comparing import Logits, finite_or_none
 from aps_deploy.verification.consistency import Consistency, measure_consistency
-from aps_deploy.verification.references import family_of
+from aps_deploy.verification.references.base import family_of
 from aps_deploy.verification.steps.run import Run, timed
 from aps_deploy.verification.worst_case import make_worst_case
 

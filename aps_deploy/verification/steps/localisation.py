@@ -6,7 +6,7 @@ from typing import cast
 
 import numpy as np
 
-from aps_deploy.verification.reference import Reference
+from aps_deploy.verification.references.checkpoint import CheckpointReference
 from aps_deploy.verification.steps.parity import PARITY_GATES
 from aps_deploy.verification.steps.run import Indices, Run
 
@@ -35,7 +35,7 @@ def locate_failure(run: Run, forced: Indices | None) -> None:
         run.graph,
         run.session,
         run.layers,
-        cast(Reference, run.reference),
+        cast(CheckpointReference, run.reference),
         run.images[rows],
         None if forced is None else forced[rows],
         gates=run.ledger.gates,

@@ -9,7 +9,7 @@ import numpy as np
 from aps_deploy.errors import InputError
 from aps_deploy.verification.comparing import Logits
 from aps_deploy.verification.parity import compare_logits, percent_right
-from aps_deploy.verification.reference_trace import ComparedTrace
+from aps_deploy.verification.references.compared import ComparedTrace
 from aps_deploy.verification.steps.run import NO_REFERENCE, Run
 
 PARITY_GATES = ("parity_images", "parity_excess", "parity_mean_abs", "parity_cosine", "clear_top1_changes")

@@ -18,8 +18,7 @@ from aps_deploy.verification.comparing import Progress
 from aps_deploy.verification.crop_shifts import Scene
 from aps_deploy.verification.layer_precision import LayerPrecision
 from aps_deploy.verification.ledger import Ledger
-from aps_deploy.verification.reference import ReferenceTrace
-from aps_deploy.verification.references import AnyReference
+from aps_deploy.verification.references.base import Reference, ReferenceTrace
 from aps_deploy.verification.shifts import ShiftSet
 from aps_deploy.verification.worst_case import WorstCase
 
@@ -51,7 +50,7 @@ class Run:
     graph: onnx.ModelProto | None
     layers: tuple[LayerPrecision, ...]
     asked_precision: str | None
-    reference: AnyReference
+    reference: Reference
     images: ImageSource
     labels: Labels | None
     shifts: ShiftSet

@@ -7,9 +7,9 @@ import numpy.typing as npt
 
 from aps_deploy.errors import ApsError
 from aps_deploy.verification.instrument import measure_scores
-from aps_deploy.verification.reference import load_reference
-from aps_deploy.verification.reference_trace import ComparedTrace
-from aps_deploy.verification.references import NUM_COMPONENTS
+from aps_deploy.verification.references.base import NUM_COMPONENTS
+from aps_deploy.verification.references.checkpoint import load_reference
+from aps_deploy.verification.references.compared import ComparedTrace
 from aps_deploy.verification.selection import SelectionAgreement, compare_selections
 from aps_deploy.verification.steps.run import NO_REFERENCE, Indices, Run
 

@@ -26,8 +26,7 @@ from aps_deploy.runtimes.batching import ImageSource
 from aps_deploy.runtimes.metadata import ModelMetadata
 from aps_deploy.verification.comparing import Progress
 from aps_deploy.verification.digests import ImagesDigest
-from aps_deploy.verification.reference import ReferenceTrace
-from aps_deploy.verification.references import AnyReference, DescribedReference, Kind
+from aps_deploy.verification.references.base import Kind, Reference, ReferenceTrace
 from aps_deploy.verification.versions import package_versions
 
 _FORMAT = "aps-deploy saved reference"
@@ -40,7 +39,7 @@ _DAMAGE = (
 _TRACE = ("logits", "chosen", "margins", "scores")
 
 
-class SavedReference(DescribedReference):
+class SavedReference(Reference):
     """A reference whose answers were saved; it has answers for the images it was saved with and for no others.
 
     Args:
@@ -162,7 +161,7 @@ class SavedReference(DescribedReference):
 
 def save_reference(
     path: str | os.PathLike[str],
-    reference: AnyReference,
+    reference: Reference,
     trace: ReferenceTrace,
     digest: ImagesDigest,
     *,

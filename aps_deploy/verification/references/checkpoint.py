@@ -3,89 +3,40 @@
 from __future__ import annotations
 
 import copy
-import dataclasses
 import hashlib
 import os
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.errors import InputError
 from aps_deploy.runtimes.batching import ImageSource, batches
+from aps_deploy.runtimes.metadata import ModelMetadata
 from aps_deploy.runtimes.session import LOGITS, Outputs
 from aps_deploy.verification.comparing import Images, Progress
+from aps_deploy.verification.references.base import Kind, Reference, ReferenceTrace
 
 if TYPE_CHECKING:
     import torch
 
-    from aps_deploy.preprocessing import Preprocessing
-    from aps_deploy.runtimes import ModelMetadata
 
+class CheckpointReference(Reference):
+    """A network in PyTorch.
 
-@dataclasses.dataclass(frozen=True)
-class ReferenceTrace:
-    """A forward pass of the reference over all images.
-
-    Attributes:
-        logits: (N, classes) float32.
-        indices: (N, L) int64, the indices used: the forced ones where given.
-        chosen: (N, L) int64, what each layer would have chosen itself on the map it saw.
-        margins: (N, L) float64, relative margin of each layer's own choice; infinite where it is not known.
-        scores: (N, L, s*s) float64, each row divided by its largest magnitude; NaN where they are not known.
-    """
-
-    logits: npt.NDArray[np.float32]
-    indices: npt.NDArray[np.int64]
-    chosen: npt.NDArray[np.int64]
-    margins: npt.NDArray[np.float64]
-    scores: npt.NDArray[np.float64]
-
-
-@dataclasses.dataclass(frozen=True)
-class Reference:
-    """A loaded reference.
-
-    Attributes:
+    Args:
         model: float32, evaluation mode.
         name: file name, packaged name or architecture, for messages.
         sha256: of the checkpoint's bytes; of the weights for a model in memory.
     """
 
-    kind: ClassVar[Literal["checkpoint"]] = "checkpoint"
-    can_run: ClassVar[bool] = True
-    can_force: ClassVar[bool] = True
+    kind: Kind = "checkpoint"
+    can_run = True
+    can_force = True
 
-    model: Any
-    name: str
-    sha256: str
-
-    @property
-    def architecture(self) -> str:
-        """Registry name of the architecture."""
-        return str(self.model.spec.name)
-
-    @property
-    def num_classes(self) -> int:
-        """Number of logits."""
-        return int(self.model.fc.out_features)
-
-    @property
-    def selection_layers(self) -> tuple[str, ...]:
-        """Module paths of the L selecting layers."""
-        return tuple(self.model.selection_layers)
-
-    @property
-    def promised(self) -> ModelMetadata:
-        """The reference described as a file describes itself: what a file made from it must declare and keep."""
-        from aps_deploy.runtimes import ModelMetadata
-
-        return ModelMetadata.from_model(self.model)
-
-    @property
-    def total_stride(self) -> int:
-        """Product of the strides, in pixels: shifts that differ by a multiple of it move every map by whole pixels."""
-        return int(self.model.spec.total_stride)
+    def __init__(self, model: Any, name: str, sha256: str) -> None:
+        super().__init__(name, sha256, ModelMetadata.from_model(model), tuple(model.selection_layers))
+        self.model = model
 
     @property
     def shift_step(self) -> int:
@@ -94,19 +45,8 @@ class Reference:
 
     @property
     def family(self) -> str:
-        """``cifar`` or ``imagenet``."""
+        """``cifar`` or ``imagenet``, by the architecture."""
         return str(self.model.spec.family)
-
-    @property
-    def preprocessing(self) -> Preprocessing | None:
-        """How an image becomes the input, where the checkpoint says."""
-        return getattr(self.model, "preprocessing", None)
-
-    @property
-    def class_names(self) -> tuple[str, ...] | None:
-        """One name per logit, where the checkpoint says."""
-        names = getattr(self.model, "class_names", None)
-        return None if names is None else tuple(names)
 
     def run(self, images: Images) -> Outputs:
         """Return the logits for images (N, 3, H, W), by the reference's own selections, as a session would."""
@@ -146,7 +86,7 @@ class Reference:
         return ReferenceTrace(*(np.concatenate(column) for column in zip(*parts, strict=True)))
 
 
-def load_reference(reference: str | os.PathLike[str] | torch.nn.Module) -> Reference:
+def load_reference(reference: str | os.PathLike[str] | torch.nn.Module) -> CheckpointReference:
     """Return the reference behind a checkpoint, a packaged name or a network made by `create_model`.
 
     A network in training mode, on another device or of another dtype is copied, never changed.
@@ -158,7 +98,7 @@ def load_reference(reference: str | os.PathLike[str] | torch.nn.Module) -> Refer
         from aps_deploy.models import load_checkpoint
 
         model = load_checkpoint(reference)
-        return Reference(model, os.fspath(reference), model.checkpoint.sha256)
+        return CheckpointReference(model, os.fspath(reference), model.checkpoint.sha256)
     if not hasattr(reference, "trace_selections"):
         raise InputError(
             f"a {type(reference).__name__} cannot be the reference; give a checkpoint or a network of create_model."
@@ -166,8 +106,8 @@ def load_reference(reference: str | os.PathLike[str] | torch.nn.Module) -> Refer
     plain = _in_evaluation(reference)
     checkpoint = getattr(plain, "checkpoint", None)
     if checkpoint is not None:
-        return Reference(plain, checkpoint.path.name, checkpoint.sha256)
-    return Reference(plain, str(plain.spec.name), _hash_of_weights(plain))
+        return CheckpointReference(plain, checkpoint.path.name, checkpoint.sha256)
+    return CheckpointReference(plain, str(plain.spec.name), _hash_of_weights(plain))
 
 
 def _in_evaluation(model: Any) -> Any:

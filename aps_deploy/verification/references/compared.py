@@ -15,8 +15,7 @@ import numpy.typing as npt
 
 from aps_deploy.runtimes.batching import ImageSource, Selected
 from aps_deploy.verification.comparing import Progress
-from aps_deploy.verification.reference import ReferenceTrace
-from aps_deploy.verification.references import AnyReference
+from aps_deploy.verification.references.base import Reference, ReferenceTrace
 
 Choices = Literal["forced", "same", "unknown"]
 
@@ -40,7 +39,7 @@ class ComparedTrace:
 
 
 def compared_trace(
-    reference: AnyReference,
+    reference: Reference,
     images: ImageSource,
     own: ReferenceTrace,
     indices: npt.NDArray[np.int64] | None,
