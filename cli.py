@@ -59,8 +59,8 @@ def evaluate(
 ) -> None:
     """Measure accuracy and shift consistency.
 
-    Of a checkpoint or an ONNX file: by the APS authors' protocol on all images, and under every shift of a set on a
-    sample of them.
+    Of a checkpoint, an ONNX file or an engine: by the APS authors' protocol on all images, and under every shift of a
+    set on a sample of them.
     """
     # The options are the fields of the settings, but for the form of the output.
     chosen = {name: value for name, value in locals().items() if name != "json"}
@@ -188,7 +188,9 @@ def predict(
 @app.command()
 def verify(
     context: typer.Context,
-    file: Annotated[str | None, typer.Argument(metavar="FILE", help="ONNX file (or checkpoint) to prove.")] = None,
+    file: Annotated[
+        str | None, typer.Argument(metavar="FILE", help="ONNX file (or engine, or checkpoint) to prove.")
+    ] = None,
     reference: Annotated[
         str | None,
         typer.Option("--reference", metavar="CKPT|ONNX", help="Checkpoint it was made from, or another ONNX file."),

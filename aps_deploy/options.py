@@ -10,7 +10,8 @@ from typer import Argument, Context, Option
 from aps_deploy.errors import InputError
 
 Model = Annotated[
-    str, Argument(metavar="MODEL", help="Checkpoint, name of a packaged model, or ONNX file.", show_default=False)
+    str,
+    Argument(metavar="MODEL", help="Checkpoint, name of a packaged model, ONNX file, or engine.", show_default=False),
 ]
 Checkpoint = Annotated[
     str, Argument(metavar="CKPT", help="Checkpoint, or name of a packaged model.", show_default=False)
@@ -23,7 +24,8 @@ Runtime = Annotated[
     Option(
         "--runtime",
         metavar="NAME",
-        help="torch, torch-compiled, onnxruntime, onnx-reference or openvino [default: the file's own].",
+        help="torch, torch-compiled, onnxruntime, onnxruntime-tensorrt, onnx-reference, openvino, tensorrt or "
+        "tensorrt-rtx [default: the file's own].",
     ),
 ]
 RuntimeOrAll = Annotated[
@@ -31,7 +33,8 @@ RuntimeOrAll = Annotated[
     Option(
         "--runtime",
         metavar="NAME|all",
-        help="torch, torch-compiled, onnxruntime, onnx-reference, openvino, or all [default: the file's own].",
+        help="torch, torch-compiled, onnxruntime, onnxruntime-tensorrt, onnx-reference, openvino, tensorrt, "
+        "tensorrt-rtx, or all [default: the file's own].",
     ),
 ]
 Device = Annotated[str | None, Option("--device", metavar="NAME", help="cpu or cuda [default: cuda where it works].")]

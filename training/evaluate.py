@@ -18,7 +18,7 @@ from aps_deploy.packaged import packaged_models
 from aps_deploy.predict import choose_preprocessing
 from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.runtimes import ModelMetadata, Session, open_session
-from aps_deploy.runtimes.opening import CHECKPOINT_SUFFIXES, ONNX_SUFFIXES
+from aps_deploy.runtimes.opening import CHECKPOINT_SUFFIXES, ONNX_SUFFIXES, PLAN_SUFFIXES
 from aps_deploy.training.evaluation_images import EvaluationImages, find_evaluation_images
 from aps_deploy.training.progress import Progress
 from aps_deploy.training.settings import TrainSettings, flag
@@ -66,7 +66,7 @@ class EvaluateSettings:
     preprocessing: str | None = None
     """Name of a preprocessing, for a file that carries none."""
     runtime: str | None = None
-    """`torch`, `onnxruntime` or `onnx-reference` (default by the kind of file)."""
+    """Name of a runtime, see `runtimes.availability` (default by the kind of file)."""
     device: str | None = None
     """`cpu` or `cuda` (default: CUDA where it works)."""
     seed: int = 0
@@ -174,7 +174,7 @@ def evaluate_run(settings: TrainSettings) -> Evaluation:
     chosen = EvaluateSettings(model=weights, data=data, device=device, progress=settings.progress)
     if settings.batch_size is not None:
         chosen = dataclasses.replace(chosen, batch_size=settings.batch_size)
-    if weights.suffix in (*CHECKPOINT_SUFFIXES, *ONNX_SUFFIXES) or str(weights) in packaged_models():
+    if weights.suffix in (*CHECKPOINT_SUFFIXES, *ONNX_SUFFIXES, *PLAN_SUFFIXES) or str(weights) in packaged_models():
         _refuse_network_options(settings, weights)
         return evaluate(chosen)
     model, preprocessing = _foreign_model(weights, settings)

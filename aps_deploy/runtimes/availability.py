@@ -16,8 +16,17 @@ from typing import Literal, get_args
 
 from aps_deploy.errors import InputError, near_matches
 
-RuntimeName = Literal["torch", "torch-compiled", "onnx-reference", "onnxruntime", "openvino"]
-FileKind = Literal["checkpoint", "onnx"]
+RuntimeName = Literal[
+    "torch",
+    "torch-compiled",
+    "onnx-reference",
+    "onnxruntime",
+    "onnxruntime-tensorrt",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx",
+]
+FileKind = Literal["checkpoint", "onnx", "plan"]
 Device = Literal["cpu", "cuda"]
 
 
@@ -112,9 +121,42 @@ RUNTIMES: dict[str, RuntimeInfo] = {
             install_hint='pip install "aps-deploy[openvino]"',
             is_extra=True,
         ),
+        RuntimeInfo(
+            name="onnxruntime-tensorrt",
+            title="ONNX Runtime with TensorRT",
+            aliases=("ort-tensorrt", "ort-trt"),
+            module="onnxruntime",
+            distributions=("onnxruntime-gpu", "onnxruntime"),
+            reads="onnx",
+            devices=("cuda",),
+            install_hint="pip install onnxruntime-gpu, and TensorRT 10, which its provider links",
+            is_extra=True,
+        ),
+        RuntimeInfo(
+            name="tensorrt",
+            title="TensorRT",
+            aliases=("trt",),
+            module="tensorrt",
+            distributions=("tensorrt-cu13", "tensorrt-cu12", "tensorrt"),
+            reads="plan",
+            devices=("cuda",),
+            install_hint='pip install "aps-deploy[tensorrt]"',
+            is_extra=True,
+        ),
+        RuntimeInfo(
+            name="tensorrt-rtx",
+            title="TensorRT for RTX",
+            aliases=("trt-rtx", "rtx"),
+            module="tensorrt_rtx",
+            distributions=("tensorrt-rtx-cu13", "tensorrt-rtx"),
+            reads="plan",
+            devices=("cuda",),
+            install_hint='pip install "aps-deploy[rtx]"',
+            is_extra=True,
+        ),
     )
 }
-"""Every runtime by name; the first that reads a kind of file is that kind's default."""
+"""Every runtime by name; the first that reads a kind of file is that kind's default, but a plan says whose it is."""
 
 
 def available_runtimes() -> list[RuntimeStatus]:

@@ -1,4 +1,4 @@
-"""ONNX files in ONNX Runtime, on the CPU or through its CUDA provider. Needs neither torch nor onnx."""
+"""ONNX files in ONNX Runtime, on the CPU or through its CUDA or TensorRT provider. Needs neither torch nor onnx."""
 
 from __future__ import annotations
 
@@ -22,6 +22,7 @@ from aps_deploy.runtimes.session import BaseSession
 
 logger = logging.getLogger(__name__)
 
+_TENSORRT = "TensorrtExecutionProvider"
 _CUDA = "CUDAExecutionProvider"
 _CPU = "CPUExecutionProvider"
 
@@ -46,9 +47,11 @@ class OnnxRuntimeSession(BaseSession):
         device: ``cpu``, ``cuda``, or None: CUDA where its provider truly starts, else the CPU.
         num_threads: threads used inside one operator; None leaves ONNX Runtime's choice, one per core.
         source: name for messages; the path where there is one.
+        with_tensorrt: whether its TensorRT provider runs what it can of the graph, and CUDA the rest; the session is
+            then the runtime ``onnxruntime-tensorrt``, and nothing else takes its place.
 
     Raises:
-        InputError: the file is no ONNX file, takes no images, or CUDA was asked for and is not there.
+        InputError: the file is no ONNX file, takes no images, or CUDA or TensorRT was asked for and is not there.
     """
 
     def __init__(
@@ -58,9 +61,11 @@ class OnnxRuntimeSession(BaseSession):
         device: Device | None = None,
         num_threads: int | None = None,
         source: str | None = None,
+        with_tensorrt: bool = False,
     ) -> None:
         name = source or (os.fspath(model) if not isinstance(model, bytes) else "the model in memory")
-        self._session = start_session(model, device, session_options(num_threads), name)
+        start = start_with_tensorrt if with_tensorrt else start_session
+        self._session = start(model, "cuda" if with_tensorrt else device, session_options(num_threads), name)
         used = tuple(self._session.get_providers())
         try:
             properties = self._session.get_modelmeta().custom_metadata_map
@@ -69,8 +74,8 @@ class OnnxRuntimeSession(BaseSession):
         except UnicodeDecodeError as error:  # ONNX Runtime hands out whatever bytes stand in the file
             raise InputError(f"{name} is damaged: a name in it is no text ({error}); export it again.") from error
         super().__init__(
-            runtime="onnxruntime",
-            device="cuda" if _CUDA in used else "cpu",
+            runtime="onnxruntime-tensorrt" if with_tensorrt else "onnxruntime",
+            device="cuda" if _CUDA in used or with_tensorrt else "cpu",
             providers=used,
             metadata=ModelMetadata.from_properties(properties, name),
             input_spec=spec,
@@ -131,7 +136,7 @@ def start_session(model: str | os.PathLike[str] | bytes, device: Device | None, 
     elif num_cuda_devices() == 0:
         reason = "the driver reports no CUDA device"
     else:
-        session, reason = _try_cuda(content, options)
+        session, reason = _try_providers(content, options, [(_CUDA, _CUDA_OPTIONS), _CPU])
         if session is not None:
             return session
     # Also where CUDA was asked for: if the file is what fails, the message must say so.
@@ -146,6 +151,40 @@ def start_session(model: str | os.PathLike[str] | bytes, device: Device | None, 
     if num_cuda_devices() > 0:
         logger.warning("%s runs on the CPU although there is a CUDA device: %s", name, reason)
     return session
+
+
+def start_with_tensorrt(model: str | os.PathLike[str] | bytes, device: Device | None, options: Any, name: str) -> Any:
+    """Return an ONNX Runtime session whose TensorRT provider started, as the session itself reports.
+
+    What TensorRT does not take of the graph runs in the CUDA provider. ``device`` is not asked: there is only CUDA.
+
+    Raises:
+        InputError: the file is missing or no ONNX file, or the provider is not there or does not start.
+    """
+    reason = why_no_tensorrt()
+    session = None
+    if reason is None:
+        content = model if isinstance(model, bytes) else os.fspath(model)
+        session, reason = _try_providers(content, options, [_TENSORRT, (_CUDA, _CUDA_OPTIONS), _CPU])
+    if session is not None:
+        return session
+    # If the file is what fails, the message must say so.
+    start_session(model, "cpu", options, name)
+    raise InputError(
+        f"{name}: the provider {_TENSORRT} was asked for and does not start here ({reason}); use --runtime "
+        "onnxruntime, or compile an engine with aps-deploy export --engine trt."
+    )
+
+
+def why_no_tensorrt() -> str | None:
+    """Return why ONNX Runtime's TensorRT provider cannot start here, as far as that shows without a file."""
+    import onnxruntime
+
+    if _TENSORRT not in onnxruntime.get_available_providers():
+        return "this build of ONNX Runtime has no TensorRT support"
+    if num_cuda_devices() == 0:
+        return "the driver reports no CUDA device"
+    return None
 
 
 def _create_on_cpu(content: str | bytes, options: Any, name: str) -> Any:
@@ -164,16 +203,20 @@ def _create_on_cpu(content: str | bytes, options: Any, name: str) -> Any:
         ) from error
 
 
-def _try_cuda(content: str | bytes, options: Any) -> tuple[Any, str]:
-    """Return a session on CUDA and an empty reason, or None and why it did not start."""
+def _try_providers(content: str | bytes, options: Any, providers: list[Any]) -> tuple[Any, str]:
+    """Return a session on the first of the providers and an empty reason, or None and why that did not start."""
+    first = providers[0] if isinstance(providers[0], str) else providers[0][0]
     try:
         with _cuda_start():
-            session = _create(content, options, [(_CUDA, _CUDA_OPTIONS), _CPU])
+            session = _create(content, options, providers)
     except onnxruntime_errors() as error:
-        return None, one_line(error)
-    if _CUDA in session.get_providers():
+        # The sentence of ONNX Runtime begins with a line of its own source.
+        is_missing = first == _TENSORRT and "install TensorRT" in str(error)
+        return None, "its TensorRT 10 libraries do not load" if is_missing else one_line(error)
+    if first in session.get_providers():
         return session, ""
-    return None, "its CUDA or cuDNN libraries are missing or too old"
+    libraries = "TensorRT 10, CUDA or cuDNN" if first == _TENSORRT else "CUDA or cuDNN"
+    return None, f"its {libraries} libraries are missing or too old"
 
 
 def _create(content: str | bytes, options: Any, providers: list[Any]) -> Any:

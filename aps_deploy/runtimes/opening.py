@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from aps_deploy.errors import InputError, near_matches
 from aps_deploy.packaged import packaged_models
 from aps_deploy.runtimes.availability import (
+    RUNTIMES,
     FileKind,
     RuntimeInfo,
     check_device,
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 
 CHECKPOINT_SUFFIXES = (".safetensors",)
 ONNX_SUFFIXES = (".onnx",)
+PLAN_SUFFIXES = (".plan", ".engine")
 _TORCH_PICKLES = (".pt", ".pth", ".tar", ".ckpt", ".bin")
 
 
@@ -39,9 +41,10 @@ def open_session(
 
     Args:
         path: a checkpoint (``.safetensors`` or a packaged name such as ``resnet20_aps3.cifar10``), an ``.onnx``
-            file, an ONNX model in memory, or a network made by `create_model`.
-        runtime: ``torch`` or ``torch-compiled`` for checkpoints and networks, ``onnxruntime``, ``onnx-reference`` or
-            ``openvino`` for ONNX files; None takes the default of the kind of file.
+            file, an engine (``.plan``, ``.engine``), an ONNX model in memory, or a network made by `create_model`.
+        runtime: ``torch`` or ``torch-compiled`` for checkpoints and networks, ``onnxruntime``,
+            ``onnxruntime-tensorrt``, ``onnx-reference`` or ``openvino`` for ONNX files, ``tensorrt`` or
+            ``tensorrt-rtx`` for engines; None takes the default of the kind of file.
         device: ``cpu``, ``cuda``, or None: CUDA where the runtime truly starts on it, else the CPU.
         num_threads: threads of one run; None leaves the runtime's choice. PyTorch's hold for the whole process, and
             the ReferenceEvaluator has none to set.
@@ -56,6 +59,11 @@ def open_session(
     kind = file_kind(name)
     info = _runtime_for(kind, runtime, name)
     where = check_device(device, info)
+    if kind == "plan":
+        from aps_deploy.runtimes.tensorrt_session import TensorRtSession
+
+        # What is wrong with the plan comes before what this machine lacks, and it says which toolkit is needed.
+        return TensorRtSession(name, runtime=info.name)
     if kind == "onnx":
         if not Path(name).is_file():
             raise InputError(f"{name} does not exist; give the path of an ONNX file or a checkpoint.")
@@ -65,10 +73,11 @@ def open_session(
         from aps_deploy.runtimes.torch_session import TorchSession
 
         return TorchSession(name, device=where, num_threads=num_threads, is_compiled=info.name == "torch-compiled")
-    if info.name == "onnxruntime":
+    if info.name in ("onnxruntime", "onnxruntime-tensorrt"):
         from aps_deploy.runtimes.onnxruntime_session import OnnxRuntimeSession
 
-        return OnnxRuntimeSession(name, device=where, num_threads=num_threads)
+        with_tensorrt = info.name == "onnxruntime-tensorrt"
+        return OnnxRuntimeSession(name, device=where, num_threads=num_threads, with_tensorrt=with_tensorrt)
     if info.name == "openvino":
         from aps_deploy.runtimes.openvino_session import OpenVinoSession
 
@@ -79,13 +88,15 @@ def open_session(
 
 
 def file_kind(path: str | os.PathLike[str]) -> FileKind:
-    """Return whether a path or packaged name is a checkpoint or an ONNX file, judged by its name.
+    """Return whether a path or packaged name is a checkpoint, an ONNX file or an engine, judged by its name.
 
     Raises:
-        InputError: it is neither; the message lists the accepted kinds.
+        InputError: it is none of them; the message lists the accepted kinds.
     """
     file = Path(path)
     suffix = file.suffix.lower()
+    if suffix in PLAN_SUFFIXES:
+        return "plan"
     if suffix in ONNX_SUFFIXES:
         return "onnx"
     if suffix in CHECKPOINT_SUFFIXES or file.name in packaged_models():
@@ -102,22 +113,34 @@ def file_kind(path: str | os.PathLike[str]) -> FileKind:
 def _accepted() -> str:
     names = packaged_models()
     packaged = f", a packaged model ({', '.join(names)})" if names else ""
-    return f"a checkpoint (.safetensors){packaged} or an ONNX file (.onnx)"
+    return f"a checkpoint (.safetensors){packaged}, an ONNX file (.onnx) or an engine (.plan, .engine)"
 
 
 def _runtime_for(kind: FileKind | Literal["network"], runtime: str | None, name: str) -> RuntimeInfo:
     wanted: FileKind = "checkpoint" if kind == "network" else kind
     if runtime is None:
-        return default_runtime(wanted)
+        return _maker_of(name) if wanted == "plan" else default_runtime(wanted)
     info = resolve_runtime(runtime)
     if info.reads != wanted:
-        advice = (
-            "export the checkpoint first with `aps-deploy export`"
-            if wanted == "checkpoint"
-            else "accepted for ONNX files: onnxruntime, onnx-reference, openvino"
-        )
-        raise InputError(f"{info.title} does not run {name}; {advice}.")
+        raise InputError(f"{info.title} does not run {name}; {_advice(info, wanted)}.")
     return info
+
+
+def _maker_of(name: str) -> RuntimeInfo:
+    from aps_deploy.runtimes.tensorrt.plan_header import read_plan_header
+    from aps_deploy.runtimes.tensorrt.toolkit import TOOLKITS
+
+    return RUNTIMES[TOOLKITS[read_plan_header(name).kind].runtime]
+
+
+def _advice(info: RuntimeInfo, kind: FileKind) -> str:
+    if info.reads == "plan":
+        engine = "trt" if info.name == "tensorrt" else "trt-rtx"
+        return f"it runs engines: compile one with `aps-deploy export FILE -o NAME.plan --engine {engine}`"
+    if kind == "checkpoint":
+        return "export the checkpoint first with `aps-deploy export`"
+    accepted = ", ".join(each.name for each in RUNTIMES.values() if each.reads == kind)
+    return f"accepted for {'ONNX files' if kind == 'onnx' else 'engines'}: {accepted}"
 
 
 def _open_object(model: Any, runtime: str | None, device: str | None, num_threads: int | None) -> Session:
@@ -135,10 +158,11 @@ def _open_object(model: Any, runtime: str | None, device: str | None, num_thread
     info = _runtime_for("onnx", runtime, "an ONNX model in memory")
     where = check_device(device, info)
     require_runtime(info)
-    if info.name == "onnxruntime":
+    if info.name in ("onnxruntime", "onnxruntime-tensorrt"):
         from aps_deploy.runtimes.onnxruntime_session import OnnxRuntimeSession
 
-        return OnnxRuntimeSession(model.SerializeToString(), device=where, num_threads=num_threads)
+        content, with_tensorrt = model.SerializeToString(), info.name == "onnxruntime-tensorrt"
+        return OnnxRuntimeSession(content, device=where, num_threads=num_threads, with_tensorrt=with_tensorrt)
     if info.name == "openvino":
         from aps_deploy.runtimes.openvino_session import OpenVinoSession
 

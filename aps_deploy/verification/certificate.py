@@ -21,7 +21,7 @@ from aps_deploy.verification.schema import certificate_schema, first_fault
 CERTIFICATE_VERSION = 2
 """Grows when a reader of the older version would misread the document; members may be added without."""
 
-MODEL_SUFFIXES = (".onnx", ".safetensors", ".plan")
+MODEL_SUFFIXES = (".onnx", ".safetensors", ".plan", ".engine")
 
 
 @dataclasses.dataclass(frozen=True)

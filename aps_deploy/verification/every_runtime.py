@@ -1,8 +1,9 @@
 """`aps-deploy verify --runtime all`: one certificate for every runtime of this machine, and why the others have none.
 
-An ONNX file runs in every runtime that reads ONNX files; where the reference is a checkpoint, the checkpoint itself is
-verified in PyTorch too, so that a reader sees whether the file or already the network is at fault. Each certificate is
-whole: it can be reported, judged anew and repeated by itself.
+An ONNX file runs in every runtime that reads ONNX files, an engine in the toolkit that made it; for an ONNX file the
+toolkits are named as well, so that nobody thinks they were forgotten. Where the reference is a checkpoint, the
+checkpoint itself is verified in PyTorch too, so that a reader sees whether the file or already the network is at fault.
+Each certificate is whole: it can be reported, judged anew and repeated by itself.
 """
 
 from __future__ import annotations
@@ -112,7 +113,7 @@ def verify_every_runtime(
     """Verify a file in every runtime of this machine; see `verify_path` for the arguments that are not described.
 
     Args:
-        file: an ONNX file, a checkpoint or a packaged name.
+        file: an ONNX file, an engine, a checkpoint or a packaged name.
         reference: see `verify_path`; its answers to the unshifted images are made once.
         data_dir: folder of images.
         device: only this one; None takes all.
@@ -179,16 +180,25 @@ def plan(file: str, judge: Reference | None, device: Device | None) -> list[tupl
     """
     kind = file_kind(file)
     sources = {kind: file}
-    if kind == "onnx" and judge is not None and judge.kind == "checkpoint" and _is_path(judge.name):
+    if kind != "checkpoint" and judge is not None and judge.kind == "checkpoint" and _is_path(judge.name):
         sources["checkpoint"] = judge.name
     places = [
-        Place(info.name, where, sources[info.reads])
+        (info, Place(info.name, where, sources.get(info.reads, file)))
         for info in RUNTIMES.values()
-        if info.reads in sources
+        if info.reads in sources or (kind == "onnx" and info.reads == "plan")
         for where in info.devices
         if device in (None, where)
     ]
-    return [(place, why_not(RUNTIMES[place.runtime], place.device)) for place in places]
+    return [
+        (place, why_not(info, place.device) if info.reads in sources else why_not_that_kind(info))
+        for info, place in places
+    ]
+
+
+def why_not_that_kind(info: RuntimeInfo) -> str:
+    """Return why a runtime of engines does not run an ONNX file, and the command that makes what it runs."""
+    engine = "trt" if info.name == "tensorrt" else "trt-rtx"
+    return f"it runs plans, not ONNX files; compile one with `aps-deploy export FILE -o NAME.plan --engine {engine}`"
 
 
 def why_not(info: RuntimeInfo, device: Device) -> str | None:
@@ -203,6 +213,10 @@ def why_not(info: RuntimeInfo, device: Device) -> str | None:
 
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
             return "this build of ONNX Runtime has no CUDA support"
+    if info.name == "onnxruntime-tensorrt":
+        from aps_deploy.runtimes.onnxruntime_session import why_no_tensorrt
+
+        return why_no_tensorrt()
     if info.name == "torch-compiled" and device == "cpu" and not _has_compiler():
         return f"there is no C++ compiler ({', '.join(_CXX)}), which torch.compile needs on a CPU"
     return None

@@ -77,7 +77,7 @@ def verify_path(
     The images are decoded in parts and never held as one float32 array, see `image_stream`.
 
     Args:
-        file: an ONNX file, a checkpoint or a packaged name.
+        file: an ONNX file, an engine (``.plan``, ``.engine``), a checkpoint or a packaged name.
         reference: the checkpoint it was made from, another ONNX file, saved outputs (``.npz``), or None.
         data_dir: folder of images, with or without class folders.
         num_images: how many of them; None takes all, at most `MAX_DEFAULT_IMAGES`.

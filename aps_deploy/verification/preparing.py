@@ -16,6 +16,7 @@ from aps_deploy.runtimes.inputs import fixed_size
 from aps_deploy.runtimes.metadata import ModelMetadata
 from aps_deploy.runtimes.onnx_files import load_onnx
 from aps_deploy.runtimes.opening import file_kind
+from aps_deploy.runtimes.tensorrt.plan_file import fixed_side, read_plan_file
 
 if TYPE_CHECKING:
     import onnx
@@ -123,11 +124,14 @@ class FileFacts:
 
 
 def facts_of(file: str | os.PathLike[str]) -> FileFacts:
-    """Return what an ONNX file or a checkpoint says of its input and its classes.
+    """Return what an ONNX file, an engine or a checkpoint says of its input and its classes.
 
     Raises:
         InputError: it is missing, damaged, or no model.
     """
+    if file_kind(file) == "plan":
+        plan = read_plan_file(file)
+        return FileFacts(plan.metadata, fixed_side(plan), plan.metadata.num_classes)
     if file_kind(file) != "onnx":
         metadata = ModelMetadata.from_checkpoint(file)
         return FileFacts(metadata, None, metadata.num_classes)

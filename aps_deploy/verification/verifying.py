@@ -18,6 +18,7 @@ import numpy as np
 
 from aps_deploy.errors import InputError, known_name
 from aps_deploy.files import sha256_of
+from aps_deploy.runtimes.opening import file_kind
 from aps_deploy.verification.certificate import Certificate
 from aps_deploy.verification.comparing import Progress
 from aps_deploy.verification.crop_shifts import Scene
@@ -25,13 +26,15 @@ from aps_deploy.verification.declaration import promises
 from aps_deploy.verification.digests import ImagesDigest, digest_images
 from aps_deploy.verification.gates import PRECISIONS, Gate, resolve_gates
 from aps_deploy.verification.instrument import load_inlined
-from aps_deploy.verification.layer_precision import file_precision, judged_precision, layer_precisions, with_kept
+from aps_deploy.verification.layer_precision import judged_precision, layer_precisions, with_kept
 from aps_deploy.verification.ledger import Ledger
+from aps_deploy.verification.plan_evidence import plan_evidence
 from aps_deploy.verification.references.base import Reference
 from aps_deploy.verification.references.resolving import resolve_reference
 from aps_deploy.verification.references.saved import SavedReference, save_reference
 from aps_deploy.verification.shifts import ShiftSet, shift_set
 from aps_deploy.verification.steps.checking import check_file
+from aps_deploy.verification.steps.declaration import found_precision
 from aps_deploy.verification.steps.run import Labels, Run
 from aps_deploy.verification.versions import package_versions
 from aps_deploy.verification.worst_case import WorstCase
@@ -72,7 +75,7 @@ def verify(
     not apply then, and the certificate says so.
 
     Args:
-        file: an ONNX file, a checkpoint or a packaged name.
+        file: an ONNX file, an engine (``.plan``, ``.engine``), a checkpoint or a packaged name.
         reference: the checkpoint it was made from, or the network itself; another ONNX file; saved outputs
             (``.npz``), see `references.saved`; or None.
         images: (N, 3, H, W) float32, preprocessed as the file says: an array, or what gives them in parts.
@@ -124,7 +127,10 @@ def verify(
             num_images=len(images),
         )
         graph = load_inlined(Path(file)) if is_graph(file) else None
-        layers = () if graph is None else with_kept(layer_precisions(graph), session.metadata.kept_fp32)
+        plan = plan_evidence(file) if file_kind(file) == "plan" else None
+        layers = () if plan is None else plan.layers
+        if graph is not None:
+            layers = with_kept(layer_precisions(graph), session.metadata.kept_fp32)
         judged = judged_precision(session.metadata.precision, layers)
         run = Run(
             file=file,
@@ -141,6 +147,7 @@ def verify(
             seed=seed,
             progress=progress,
             scene=scene,
+            plan=plan,
         )
         check_file(run, faults)
         if run.worst_case is not None and keep_worst_case is not None:
@@ -154,9 +161,7 @@ def verify(
 
 
 def is_graph(file: str | os.PathLike[str]) -> bool:
-    """Return whether the file is an ONNX graph, and not a checkpoint."""
-    from aps_deploy.runtimes import file_kind
-
+    """Return whether the file is an ONNX graph, and not a checkpoint or an engine."""
     return file_kind(file) == "onnx"
 
 
@@ -191,7 +196,7 @@ def _checked_images(images: ImageSource, labels: Labels | None) -> tuple[ImageSo
 
 def _byte_faults(file: str | os.PathLike[str]) -> tuple[str, ...]:
     """Return what is wrong with the file's bytes according to the sidecar beside it; empty without a sidecar."""
-    from aps_deploy.runtimes import check_sidecar, file_kind
+    from aps_deploy.runtimes import check_sidecar
 
     if file_kind(file) != "onnx" or not Path(file).is_file():
         return ()
@@ -245,7 +250,7 @@ def certificate_of(run: Run, overrides: dict[str, float | None], digest: ImagesD
             "sha256": _file_hash(run.file),
             "architecture": metadata.architecture,
             "precision": metadata.precision,
-            "precision_found": file_precision(run.layers),
+            "precision_found": found_precision(run),
             "polyphase": metadata.polyphase,
             "checkpoint_sha256": metadata.checkpoint_sha256,
             "declared": promises(metadata) if metadata.is_known else None,

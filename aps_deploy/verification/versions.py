@@ -5,7 +5,17 @@ from __future__ import annotations
 import importlib.metadata
 import platform
 
-_PACKAGES = ("torch", "onnx", "onnxruntime", "onnxruntime-gpu", "openvino", "numpy", "pillow")
+_PACKAGES = (
+    "torch",
+    "onnx",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt-cu13",
+    "tensorrt-rtx-cu13",
+    "numpy",
+    "pillow",
+)
 
 
 def package_versions() -> dict[str, str]:

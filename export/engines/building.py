@@ -6,13 +6,14 @@ import dataclasses
 from typing import Any
 
 from aps_deploy.errors import ApsError, InputError
-from aps_deploy.export.engines.build_log import BuildLog, Report, new_logger, new_progress_monitor
+from aps_deploy.export.engines.build_progress import Report, new_progress_monitor
 from aps_deploy.export.engines.kernels import Kernel, kernels_from_inspector, kernels_from_log
 from aps_deploy.export.engines.network import fixed_size, image_input, new_network, parse_onnx
 from aps_deploy.export.engines.profiles import check_sizes
 from aps_deploy.export.engines.settings import EngineSettings, compute_capability_names
 from aps_deploy.export.engines.timing_cache import attach_timing_cache, save_timing_cache
-from aps_deploy.export.engines.toolkit import Toolkit
+from aps_deploy.runtimes.tensorrt.log import ToolkitLog, new_logger
+from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
 
 INSPECTOR = "engine inspector"
 BUILDER_LOG = "builder log"
@@ -60,7 +61,7 @@ class BuiltEngine:
     kernels: tuple[Kernel, ...]
     source: str
     input_shapes: tuple[tuple[tuple[int, ...], ...], ...]
-    log: BuildLog
+    log: ToolkitLog
 
 
 def build_engine(
@@ -86,7 +87,7 @@ def build_engine(
         InputError: the parser refuses the file, or a profile does not fit it.
         ApsError: the builder fails.
     """
-    log = BuildLog()
+    log = ToolkitLog()
     logger = new_logger(toolkit, log)
     builder = toolkit.module.Builder(logger)
     network = new_network(toolkit, builder)
@@ -188,7 +189,7 @@ def add_profiles(
     return tuple(found)
 
 
-def read_kernels(toolkit: Toolkit, logger: Any, plan: bytes, log: BuildLog) -> tuple[tuple[Kernel, ...], str]:
+def read_kernels(toolkit: Toolkit, logger: Any, plan: bytes, log: ToolkitLog) -> tuple[tuple[Kernel, ...], str]:
     """Return the kernels of a plan and what they were read from.
 
     The engine inspector where this machine can load the plan; else the list in the builder's own log.
@@ -204,7 +205,7 @@ def read_kernels(toolkit: Toolkit, logger: Any, plan: bytes, log: BuildLog) -> t
     return kernels_from_log(log), BUILDER_LOG
 
 
-def failure_sentence(toolkit: Toolkit, log: BuildLog) -> str:
+def failure_sentence(toolkit: Toolkit, log: ToolkitLog) -> str:
     """Return why a build failed, in one sentence."""
     text = " ".join(" ".join(log.errors).split())
     for sign, meaning, advice in _REASONS:

@@ -16,8 +16,8 @@ from typing import Any
 import aps_deploy
 from aps_deploy.errors import InputError
 from aps_deploy.export.engines.settings import EngineSettings
-from aps_deploy.export.engines.toolkit import Toolkit
 from aps_deploy.files import atomic_path, read_json, sha256_of
+from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
 
 _LOGGER = logging.getLogger(__name__)
 

@@ -18,16 +18,16 @@ from typing import Any
 import aps_deploy
 from aps_deploy.errors import ApsError
 from aps_deploy.export.artifact import checked_target
-from aps_deploy.export.engines.build_log import Report
+from aps_deploy.export.engines.build_progress import Report
 from aps_deploy.export.engines.building import BuiltEngine, build_engine
 from aps_deploy.export.engines.cache import EngineCache, cache_key
 from aps_deploy.export.engines.kernels import num_kernels
 from aps_deploy.export.engines.precision_readback import check_precisions, read_precisions
 from aps_deploy.export.engines.settings import EngineSettings, check_settings
 from aps_deploy.export.engines.source import OnnxSource, read_source
-from aps_deploy.export.engines.toolkit import TOOLKITS, EngineKind, Toolkit, check_toolkit, load_toolkit
 from aps_deploy.files import atomic_path
 from aps_deploy.runtimes.sidecar import sidecar_path
+from aps_deploy.runtimes.tensorrt.toolkit import TOOLKITS, EngineKind, Toolkit, check_toolkit, load_toolkit
 
 
 @dataclass(frozen=True)

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from aps_deploy.export.engines.build_log import BuildLog
+from aps_deploy.runtimes.tensorrt.log import ToolkitLog
 
 # What only moves the work along: shapes, and the order of streams.
 BOOKKEEPING = frozenset({"shape_call", "signal", "wait", "NoOp"})
@@ -61,7 +61,7 @@ class Kernel:
         return self.kind not in BOOKKEEPING
 
 
-def kernels_from_log(log: BuildLog) -> tuple[Kernel, ...]:
+def kernels_from_log(log: ToolkitLog) -> tuple[Kernel, ...]:
     """Return the compiled kernels from a builder's verbose log; empty where it lists none.
 
     An engine of several profiles is listed once for each; the kernels of all of them are returned.

@@ -6,7 +6,7 @@ from typing import Any
 
 from aps_deploy.errors import InputError
 from aps_deploy.export.engines.profiles import Size
-from aps_deploy.export.engines.toolkit import Toolkit
+from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
 
 
 def new_network(toolkit: Toolkit, builder: Any) -> Any:

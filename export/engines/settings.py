@@ -9,7 +9,7 @@ from typing import Any, Literal, get_args
 
 from aps_deploy.errors import InputError, known_name
 from aps_deploy.export.engines.profiles import Profile
-from aps_deploy.export.engines.toolkit import EngineKind, Toolkit
+from aps_deploy.runtimes.tensorrt.toolkit import EngineKind, Toolkit
 
 HardwareCompatibility = Literal["none", "ampere-plus", "same-compute-capability"]
 Refit = Literal["none", "identical", "any"]

@@ -27,6 +27,9 @@ from aps_deploy.runtimes.availability import (
         ("ORT", "onnxruntime"),
         ("reference", "onnx-reference"),
         ("onnx-reference", "onnx-reference"),
+        ("ort-tensorrt", "onnxruntime-tensorrt"),
+        ("TRT", "tensorrt"),
+        ("trt-rtx", "tensorrt-rtx"),
     ],
 )
 def test_names_and_aliases(spelling: str, name: str) -> None:
@@ -52,8 +55,9 @@ def test_installed_runtimes_give_their_version() -> None:
     statuses = {status.name: status for status in available_runtimes()}
     assert set(statuses) == set(RUNTIMES)
     for status in statuses.values():
-        if status.name == "openvino" and importlib.util.find_spec("openvino") is None:
-            assert not status.available and "aps-deploy[openvino]" in status.reason  # an extra
+        extra = {"openvino": "openvino", "tensorrt": "tensorrt", "tensorrt-rtx": "rtx"}.get(status.name)
+        if extra is not None and importlib.util.find_spec(RUNTIMES[status.name].module) is None:
+            assert not status.available and f"aps-deploy[{extra}]" in status.reason
             continue
         assert status.available
         assert any(character.isdigit() for character in status.reason)

@@ -61,9 +61,19 @@ def test_onnx_names(name: str) -> None:
     assert file_kind(name) == "onnx"
 
 
-@pytest.mark.parametrize("name", ["model.plan", "model.engine", "model", "model.tflite", "model.json"])
+@pytest.mark.parametrize("name", ["model.plan", "folder/model.engine", "MODEL.PLAN"])
+def test_engines_are_plans(name: str) -> None:
+    assert file_kind(name) == "plan"
+    with pytest.raises(InputError, match="does not exist; give the path of an engine"):
+        open_session(name)
+
+
+@pytest.mark.parametrize("name", ["model", "model.tflite", "model.json"])
 def test_other_kinds_list_the_accepted(name: str) -> None:
-    with pytest.raises(InputError, match=r"accepted: a checkpoint \(\.safetensors\).* or an ONNX file \(\.onnx\)"):
+    with pytest.raises(
+        InputError,
+        match=r"accepted: a checkpoint \(\.safetensors\).*, an ONNX file \(\.onnx\) or an engine \(\.plan, \.engine\)",
+    ):
         open_session(name)
 
 

@@ -43,12 +43,12 @@ def explain_worst_case(graph: onnx.ModelProto | None, session: Session, case: Wo
     """Return which operator of a file makes the worst case differ.
 
     Args:
-        graph: of the file, inlined; None for a checkpoint.
+        graph: of the file, or that an engine was compiled from, inlined; None for a checkpoint and where there is none.
         session: the file as it is verified.
         case: one image and one shift.
     """
     if graph is None:
-        return Explanation(None, "a checkpoint has no operators that could be run one by one")
+        return Explanation(None, "it shows no operators that could be run one by one")
     try:
         with _on_cpu(graph, session) as cpu:
             result = probe_model(graph, cpu, case.image[None], shift=case.shift)

@@ -9,7 +9,10 @@ RUNTIMES = {
     "torch-compiled": "compiled PyTorch",
     "onnxruntime": "ONNX Runtime",
     "onnx-reference": "the ONNX reference evaluator",
+    "onnxruntime-tensorrt": "ONNX Runtime with TensorRT",
     "openvino": "OpenVINO",
+    "tensorrt": "TensorRT",
+    "tensorrt-rtx": "TensorRT for RTX",
 }
 
 

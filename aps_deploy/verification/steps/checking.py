@@ -10,7 +10,7 @@ from aps_deploy.verification.steps.answers import file_outputs, reference_answer
 from aps_deploy.verification.steps.batch import check_batch
 from aps_deploy.verification.steps.consistency import check_consistency
 from aps_deploy.verification.steps.crop_shifts import check_crop_shifts
-from aps_deploy.verification.steps.declaration import check_declaration, check_precision, check_static
+from aps_deploy.verification.steps.declaration import check_declaration, check_precision, check_static, skip_static
 from aps_deploy.verification.steps.localisation import locate_failure
 from aps_deploy.verification.steps.parity import check_parity
 from aps_deploy.verification.steps.run import Run, timed
@@ -34,8 +34,10 @@ def check_file(run: Run, byte_faults: tuple[str, ...]) -> None:
     check_precision(run)
     with timed("the file, unshifted"):
         logits, indices = file_outputs(run, present)
-    if run.graph is not None:
-        check_static(run, run.graph)
+    if run.readable_graph is not None:
+        check_static(run, run.readable_graph)
+    elif run.plan is not None:
+        skip_static(run, run.plan.lacks)
     if logits is None:
         if run.ledger.gates["missing_outputs"].limit is None:
             raise ApsError("the file has no output logits, so nothing of it can be measured; export it again.")

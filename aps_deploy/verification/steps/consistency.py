@@ -139,6 +139,6 @@ def _why(run: Run, found: Consistency) -> str:
         return ""
     from aps_deploy.verification.probe.explaining import explain_worst_case
 
-    explanation = explain_worst_case(run.graph, run.session, case)
+    explanation = explain_worst_case(run.readable_graph, run.session, case)
     run.details["probe"] = explanation.to_dict()
-    return "" if run.graph is None else f"; {explanation.words}"
+    return "" if run.readable_graph is None else f"; {explanation.words}"

@@ -47,7 +47,7 @@ def check_declaration(run: Run, present: set[str]) -> None:
 def check_precision(run: Run) -> None:
     """Hold the precision of every layer against the one asked for, or else the one declared."""
     declared, asked = run.session.metadata.precision, run.asked_precision
-    found = file_precision(run.layers)
+    found = found_precision(run)
     run.details["precision"] = {
         "declared": declared,
         "asked": asked,
@@ -59,13 +59,28 @@ def check_precision(run: Run) -> None:
         reason = f"the file declares no precision and none was asked for; it computes in {found}"
         run.ledger.not_applicable("file", "other_precision_layers", reason)
         return
-    if run.graph is None:
+    if run.plan is not None and not run.layers:
+        reason = "the document beside the engine does not say in which precision its layers compute"
+        run.ledger.not_applicable("file", "other_precision_layers", reason)
+        return
+    if run.graph is None and run.plan is None:
         # A checkpoint has no graph: PyTorch runs all of it in float32.
         others, words = int(wanted != "fp32"), "a checkpoint runs in fp32"
     else:
         others, words = faults_against(run.layers, wanted)
     fault = f"{wanted} is {'asked for' if asked else 'declared'}: {words}"
     run.ledger.record("file", "other_precision_layers", others, fault=fault)
+
+
+def found_precision(run: Run) -> str:
+    """Return the precision that the layers have; ``unread`` for an engine of which nothing tells it."""
+    return "unread" if run.plan is not None and not run.layers else file_precision(run.layers)
+
+
+def skip_static(run: Run, reason: str) -> None:
+    """Enter why there is no graph to walk."""
+    run.details["static"] = []
+    run.ledger.not_applicable("static", "static_findings", reason)
 
 
 def check_static(run: Run, graph: onnx.ModelProto) -> None:

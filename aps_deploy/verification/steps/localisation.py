@@ -29,6 +29,13 @@ def locate_failure(run: Run, forced: Indices | None) -> None:
         found = nowhere("the reference is no PyTorch network, so its layers cannot be compared")
         run.details["localisation"] = found.to_dict()
         return
+    if run.plan is not None:
+        found = nowhere(
+            "an engine does not tell the maps between its layers; verify the ONNX file it was compiled from"
+        )
+        run.details["localisation"] = found.to_dict()
+        run.ledger.add_to_failed(LOCATED_GATES, found.words)
+        return
     order = dict.fromkeys([run.details["parity"]["worst_image"], *range(len(run.images))])
     rows = np.array(list(order)[:LOCATED_IMAGES])
     found = located(

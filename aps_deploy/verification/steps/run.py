@@ -18,6 +18,7 @@ from aps_deploy.verification.comparing import Progress
 from aps_deploy.verification.crop_shifts import Scene
 from aps_deploy.verification.layer_precision import LayerPrecision
 from aps_deploy.verification.ledger import Ledger
+from aps_deploy.verification.plan_evidence import PlanEvidence
 from aps_deploy.verification.references.base import Reference, ReferenceTrace
 from aps_deploy.verification.shifts import ShiftSet
 from aps_deploy.verification.worst_case import WorstCase
@@ -41,8 +42,8 @@ class Run:
     """One verification under way; every step adds checks to the ledger and measurements to the details.
 
     ``file`` is what is verified, open in ``session``. ``graph`` is the file's, inlined, and ``layers`` its layers; a
-    checkpoint has None and none. ``scene`` has a few of the images with their surroundings, or None where nothing is
-    known of those.
+    checkpoint has None and none. ``plan`` is what stands beside an engine, whose own graph nobody can read; None for
+    other files. ``scene`` has a few of the images with their surroundings, or None where nothing is known of those.
     """
 
     file: str | os.PathLike[str]
@@ -59,6 +60,7 @@ class Run:
     seed: int
     progress: Progress | None
     scene: Scene | None = None
+    plan: PlanEvidence | None = None
     details: dict[str, Any] = dataclasses.field(default_factory=dict)
     counts: dict[str, int] = dataclasses.field(default_factory=dict)
     worst_case: WorstCase | None = None
@@ -74,7 +76,13 @@ class Run:
         """What the file says of itself, with its selections' values by the names that they have in the graph."""
         from aps_deploy.verification.score_names import located_selections
 
-        return self.session.metadata if self.graph is None else located_selections(self.graph, self.session.metadata)
+        graph = self.readable_graph
+        return self.session.metadata if graph is None else located_selections(graph, self.session.metadata)
+
+    @property
+    def readable_graph(self) -> onnx.ModelProto | None:
+        """The file's graph or, for an engine, the one it was compiled from; None where there is none to read."""
+        return self.graph if self.plan is None else self.plan.graph
 
 
 @contextlib.contextmanager

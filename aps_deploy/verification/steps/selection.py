@@ -63,6 +63,8 @@ def skip_selection(run: Run, indices: Indices | None) -> None:
 def _file_scores(run: Run, indices: Indices) -> tuple[tuple[npt.NDArray[np.float64], ...] | None, str]:
     """Return the file's own scores per layer, or None and why they cannot be had."""
     metadata, session = run.located, run.session
+    if run.plan is not None:
+        return None, "an engine does not tell its scores, so nothing explains a disagreement"
     if run.graph is None:
         other = load_reference(run.file)
         other.model.to(session.device)

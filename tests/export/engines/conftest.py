@@ -8,7 +8,7 @@ import pytest
 
 from aps_deploy.export.engines.building import BuiltEngine, build_engine
 from aps_deploy.export.engines.settings import EngineSettings, check_settings
-from aps_deploy.export.engines.toolkit import Toolkit, load_toolkit
+from aps_deploy.runtimes.tensorrt.toolkit import Toolkit, load_toolkit
 from tests.export.engines.toys import toy, write_toy
 
 

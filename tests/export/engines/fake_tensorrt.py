@@ -12,8 +12,8 @@ from typing import Any
 
 import onnx
 
-from aps_deploy.export.engines.gpu import Gpu
-from aps_deploy.export.engines.toolkit import TOOLKITS, Toolkit
+from aps_deploy.runtimes.tensorrt.gpu import Gpu
+from aps_deploy.runtimes.tensorrt.toolkit import TOOLKITS, Toolkit
 from aps_deploy.verification.layer_precision import PRODUCTS
 
 GPU = Gpu("a GPU", "9.0", "13.0")

@@ -13,13 +13,14 @@ import pytest
 from onnx import TensorProto, helper
 
 from aps_deploy.errors import ApsError, InputError
-from aps_deploy.export.engines.build_log import BuildLog, Phases, new_logger
+from aps_deploy.export.engines.build_progress import Phases
 from aps_deploy.export.engines.building import BUILDER_LOG, BuiltEngine, build_engine, failure_sentence
 from aps_deploy.export.engines.precision_readback import check_precisions, read_precisions
 from aps_deploy.export.engines.profiles import Profile, parse_profile
 from aps_deploy.export.engines.settings import EngineSettings, check_settings
-from aps_deploy.export.engines.toolkit import Toolkit
 from aps_deploy.export.forms import PolyphaseForm, inlined
+from aps_deploy.runtimes.tensorrt.log import ToolkitLog, new_logger
+from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
 from tests.export.engines.fake_tensorrt import STAMP, fake_toolkit
 from tests.export.engines.toys import Precision, dynamic_toy, toy
 
@@ -182,17 +183,19 @@ def test_bytes_that_are_no_onnx_file(rtx: Toolkit) -> None:
 
 
 def test_a_failure_without_a_known_sign_shows_the_builders_last_words(rtx: Toolkit) -> None:
-    log = BuildLog([("ERROR", "first"), ("ERROR", "Error Code 9: something new.\nmore"), ("INFO", "later")])
+    log = ToolkitLog([("ERROR", "first"), ("ERROR", "Error Code 9: something new.\nmore"), ("INFO", "later")])
     assert "(Error Code 9: something new); run the command again with -vv" in failure_sentence(rtx, log)
-    assert "it gave no reason" in failure_sentence(rtx, BuildLog())
-    no_driver = BuildLog([("ERROR", "Error Code 1: Cuda Runtime (cudaError 35: CUDA driver version is insufficient)")])
+    assert "it gave no reason" in failure_sentence(rtx, ToolkitLog())
+    no_driver = ToolkitLog(
+        [("ERROR", "Error Code 1: Cuda Runtime (cudaError 35: CUDA driver version is insufficient)")]
+    )
     assert "found no GPU it can use" in failure_sentence(rtx, no_driver)
 
 
 def test_the_log_keeps_everything_and_passes_on_what_people_may_want(
     rtx: Toolkit, caplog: pytest.LogCaptureFixture
 ) -> None:
-    log = BuildLog()
+    log = ToolkitLog()
     logger = new_logger(rtx, log)
     severity = rtx.module.ILogger.Severity
     with caplog.at_level("INFO", logger="aps_deploy"):

@@ -22,10 +22,10 @@ from aps_deploy.export.engines.building import BuiltEngine
 from aps_deploy.export.engines.engine_export import EngineArtifact, export_engine
 from aps_deploy.export.engines.profiles import Profile
 from aps_deploy.export.engines.settings import EngineSettings
-from aps_deploy.export.engines.toolkit import Toolkit
 from aps_deploy.files import sha256_of
 from aps_deploy.runtimes.metadata import ModelMetadata
 from aps_deploy.runtimes.sidecar import check_sidecar
+from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
 from tests.export.engines.fake_tensorrt import GPU, fake_toolkit
 from tests.export.engines.toys import CLASSES, toy, write_toy
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 
-from aps_deploy.export.engines.build_log import BuildLog
 from aps_deploy.export.engines.building import BuiltEngine
 from aps_deploy.export.engines.kernels import Kernel, kernels_from_inspector, kernels_from_log, num_kernels
+from aps_deploy.runtimes.tensorrt.log import ToolkitLog
 
 # As TensorRT-RTX 1.7 writes it, shortened.
 LISTING = "\n".join(
@@ -42,12 +42,12 @@ SUMS = Kernel("sums", "kgen", ("bf16",), (), ("int64", "bool"), ("node_of_aps__e
 
 
 def test_the_builders_listing_is_read() -> None:
-    log = BuildLog([("VERBOSE", "before"), ("VERBOSE", LISTING), ("INFO", "after")])
+    log = ToolkitLog([("VERBOSE", "before"), ("VERBOSE", LISTING), ("INFO", "after")])
     kernels = kernels_from_log(log)
     assert [kernel.kind for kernel in kernels] == ["shape_call", "correlation", "kgen", "wait"]
     assert kernels[1:3] == (CONVOLUTION, SUMS)
     assert num_kernels(kernels) == 2
-    assert kernels_from_log(BuildLog([("VERBOSE", "nothing of the kind")])) == ()
+    assert kernels_from_log(ToolkitLog([("VERBOSE", "nothing of the kind")])) == ()
 
 
 def test_the_inspectors_json_is_read_in_its_old_and_new_spelling() -> None:

@@ -13,9 +13,9 @@ from aps_deploy.export.engines.kernels import Kernel, num_kernels
 from aps_deploy.export.engines.precision_readback import check_precisions, read_precisions
 from aps_deploy.export.engines.profiles import Profile
 from aps_deploy.export.engines.settings import EngineSettings, check_settings
-from aps_deploy.export.engines.toolkit import Toolkit
 from aps_deploy.export.onnx_export import finish_onnx, in_precision, trace_onnx
 from aps_deploy.models import create_model, list_models
+from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
 from tests.export.support import full_model, short_model, traced
 
 pytestmark = pytest.mark.slow

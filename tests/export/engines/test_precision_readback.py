@@ -10,9 +10,9 @@ from aps_deploy.export.engines.building import BuiltEngine, build_engine
 from aps_deploy.export.engines.kernels import Kernel
 from aps_deploy.export.engines.precision_readback import check_precisions, read_precisions
 from aps_deploy.export.engines.settings import EngineSettings, check_settings
-from aps_deploy.export.engines.toolkit import Toolkit
 from aps_deploy.export.forms import apply_form
 from aps_deploy.export.precisions import in_half_precision
+from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
 from aps_deploy.verification.layer_precision import layer_precisions
 from tests.export.engines.toys import toy, traced_toy
 

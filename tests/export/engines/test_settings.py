@@ -9,13 +9,13 @@ from typing import Any
 import pytest
 
 from aps_deploy.errors import InputError
-from aps_deploy.export.engines.build_log import BuildLog, new_logger
 from aps_deploy.export.engines.building import add_profiles, builder_flags, configure
 from aps_deploy.export.engines.cache import cache_key
 from aps_deploy.export.engines.network import image_input, new_network, parse_onnx
 from aps_deploy.export.engines.profiles import Profile, parse_profile
 from aps_deploy.export.engines.settings import EngineSettings, check_settings, compute_capability_names
-from aps_deploy.export.engines.toolkit import Toolkit
+from aps_deploy.runtimes.tensorrt.log import ToolkitLog, new_logger
+from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
 from tests.export.engines.toys import toy
 
 RTX = EngineSettings("trt-rtx")
@@ -25,7 +25,7 @@ class Workbench:
     """A builder with its configuration and network, kept together as long as any of them is used."""
 
     def __init__(self, toolkit: Toolkit) -> None:
-        self.logger = new_logger(toolkit, BuildLog())
+        self.logger = new_logger(toolkit, ToolkitLog())
         self.builder = toolkit.module.Builder(self.logger)
         self.network = new_network(toolkit, self.builder)
         self.config = self.builder.create_builder_config()

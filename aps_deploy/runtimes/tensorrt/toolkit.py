@@ -14,7 +14,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from aps_deploy.errors import ApsError, InputError
-from aps_deploy.export.engines.gpu import Gpu, first_gpu
+from aps_deploy.runtimes.availability import RuntimeName
+from aps_deploy.runtimes.tensorrt.gpu import Gpu, first_gpu
 
 EngineKind = Literal["trt", "trt-rtx"]
 
@@ -26,6 +27,7 @@ class ToolkitInfo:
     Attributes:
         kind: the name `--engine` takes.
         title: the name people use.
+        runtime: name of the runtime that runs its plans.
         module: package to import.
         extra: extra of this project that installs it.
         first: oldest version accepted, as (major, minor).
@@ -35,6 +37,7 @@ class ToolkitInfo:
 
     kind: EngineKind
     title: str
+    runtime: RuntimeName
     module: str
     extra: str
     first: tuple[int, int]
@@ -57,8 +60,10 @@ class ToolkitInfo:
 
 TOOLKITS: dict[EngineKind, ToolkitInfo] = {
     # 10.9 is the first whose parser takes ahead-of-time plugins; 11 is the newest whose interface was read.
-    "trt": ToolkitInfo("trt", "TensorRT", "tensorrt", "tensorrt", (10, 9), 12, needs_gpu=True),
-    "trt-rtx": ToolkitInfo("trt-rtx", "TensorRT for RTX", "tensorrt_rtx", "rtx", (1, 4), 2, needs_gpu=False),
+    "trt": ToolkitInfo("trt", "TensorRT", "tensorrt", "tensorrt", "tensorrt", (10, 9), 12, needs_gpu=True),
+    "trt-rtx": ToolkitInfo(
+        "trt-rtx", "TensorRT for RTX", "tensorrt-rtx", "tensorrt_rtx", "rtx", (1, 4), 2, needs_gpu=False
+    ),
 }
 
 
@@ -88,8 +93,13 @@ class Toolkit:
         return name in self.module.BuilderFlag.__members__
 
 
-def check_toolkit(kind: EngineKind) -> ToolkitInfo:
-    """Return the toolkit of that name after looking, without importing it, whether it could build here.
+def check_toolkit(kind: EngineKind, *, wanted_by: str | None = None, builds: bool = True) -> ToolkitInfo:
+    """Return the toolkit of that name after looking, without importing it, whether it could work here.
+
+    Args:
+        kind: which of the two.
+        wanted_by: what asks for it, for messages; None says ``--engine KIND``.
+        builds: whether it is to compile; else it is to run a plan, which none does without a GPU.
 
     Raises:
         InputError: the package is not installed, or it needs a GPU and there is none.
@@ -97,9 +107,15 @@ def check_toolkit(kind: EngineKind) -> ToolkitInfo:
     info = TOOLKITS[kind]
     if not _is_installed(info.module):
         raise InputError(
-            f"--engine {kind} needs {info.title}, and its package {info.module} is not installed; {info.install_hint}."
+            f"{wanted_by or f'--engine {kind}'} needs {info.title}, and its package {info.module} is not installed; "
+            f"{info.install_hint}."
         )
-    if info.needs_gpu and first_gpu() is None:
+    if not builds and first_gpu() is None:
+        raise InputError(
+            f"{wanted_by or info.title} needs a GPU, and no CUDA device is found (no GPU or driver); run it where "
+            "there is one, or run the ONNX file with --runtime onnxruntime."
+        )
+    if builds and info.needs_gpu and first_gpu() is None:
         raise InputError(
             f"--engine {kind} compiles for the GPU of this machine, and no CUDA device is found (no GPU or driver); "
             "run it where there is one, or use --engine trt-rtx, which compiles without."
@@ -107,14 +123,14 @@ def check_toolkit(kind: EngineKind) -> ToolkitInfo:
     return info
 
 
-def load_toolkit(kind: EngineKind) -> Toolkit:
-    """Return the toolkit of that name, imported.
+def load_toolkit(kind: EngineKind, *, wanted_by: str | None = None, builds: bool = True) -> Toolkit:
+    """Return the toolkit of that name, imported; see `check_toolkit` for the arguments.
 
     Raises:
         InputError: it is not installed, its version is not accepted, or it needs a GPU and there is none.
         ApsError: it is installed and cannot be loaded.
     """
-    info = check_toolkit(kind)
+    info = check_toolkit(kind, wanted_by=wanted_by, builds=builds)
     try:
         module = importlib.import_module(info.module)
     except (ImportError, OSError, RuntimeError, AttributeError) as error:
@@ -123,11 +139,11 @@ def load_toolkit(kind: EngineKind) -> Toolkit:
             f"{info.title} is installed but cannot be loaded ({reason}); reinstall it: {info.install_hint}."
         ) from error
     version = str(getattr(module, "__version__", "unknown"))
-    check_version(info, version)
+    check_version(info, version, wanted_by=wanted_by)
     return Toolkit(info, module, version, first_gpu())
 
 
-def check_version(info: ToolkitInfo, version: str) -> None:
+def check_version(info: ToolkitInfo, version: str, *, wanted_by: str | None = None) -> None:
     """Do nothing where the version is one this project works with.
 
     Raises:
@@ -136,8 +152,8 @@ def check_version(info: ToolkitInfo, version: str) -> None:
     numbers = [int(part) for part in re.findall(r"\d+", version)[:2]]
     if len(numbers) < 2 or tuple(numbers) < info.first or numbers[0] >= info.end:
         raise InputError(
-            f"{info.title} {version} is installed, and --engine {info.kind} works with {info.versions}; "
-            f"install one of these: {info.install_hint}."
+            f"{info.title} {version} is installed, and {wanted_by or f'--engine {info.kind}'} works with "
+            f"{info.versions}; install one of these: {info.install_hint}."
         )
 
 

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from aps_deploy.errors import ApsError, InputError
-from aps_deploy.export.engines import toolkit as module
-from aps_deploy.export.engines.gpu import Gpu, describe_first
-from aps_deploy.export.engines.toolkit import TOOLKITS, Toolkit, check_toolkit, check_version, load_toolkit
+from aps_deploy.runtimes.tensorrt import toolkit as module
+from aps_deploy.runtimes.tensorrt.gpu import Gpu, describe_first
+from aps_deploy.runtimes.tensorrt.toolkit import TOOLKITS, Toolkit, check_toolkit, check_version, load_toolkit
 
 GPU = Gpu("a GPU", "9.0", "13.0")
 

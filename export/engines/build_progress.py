@@ -1,62 +1,15 @@
-"""What the builder says while it works: kept for the reading of its kernels, passed on to people as it comes."""
+"""How far a build is, told to people as it comes."""
 
 from __future__ import annotations
 
-import logging
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
 from typing import Any
 
-from aps_deploy.export.engines.toolkit import Toolkit
-
-_LOGGER = logging.getLogger(__name__)
-_LEVELS = {"INTERNAL_ERROR": logging.DEBUG, "ERROR": logging.DEBUG, "WARNING": logging.INFO, "INFO": logging.DEBUG}
+from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
 
 Report = Callable[[str, int, int], None]
 """Takes what the builder does, how many of its steps are done, and how many there are."""
-
-
-@dataclass
-class BuildLog:
-    """The messages of one build, in order.
-
-    Attributes:
-        messages: (severity, text) of each, severities being TensorRT's own names.
-    """
-
-    messages: list[tuple[str, str]] = field(default_factory=list)
-
-    def add(self, severity: str, text: str) -> None:
-        """Keep a message and pass it to the logger of this module; the verbose ones are kept only."""
-        self.messages.append((severity, text))
-        # Errors end in one sentence of ours, so their text is for whoever asks for more (-vv).
-        if severity in _LEVELS:
-            _LOGGER.log(_LEVELS[severity], "%s", text)
-
-    @property
-    def errors(self) -> list[str]:
-        """The error messages."""
-        return [text for severity, text in self.messages if severity.endswith("ERROR")]
-
-    @property
-    def warnings(self) -> list[str]:
-        """The warnings."""
-        return [text for severity, text in self.messages if severity == "WARNING"]
-
-
-def new_logger(toolkit: Toolkit, log: BuildLog) -> Any:
-    """Return a TensorRT logger that writes into ``log``; it must outlive every object made with it."""
-    base = toolkit.module.ILogger
-
-    class Logger(base):  # type: ignore[misc, valid-type]
-        def __init__(self) -> None:
-            base.__init__(self)  # pybind asks for its own constructor, not for super()
-
-        def log(self, severity: Any, text: str) -> None:
-            log.add(severity.name, text)
-
-    return Logger()
 
 
 class Phases:

@@ -1,0 +1,1 @@
+"""TensorRT and TensorRT for RTX: finding the toolkits, reading plans, running them. Importing this imports neither."""
