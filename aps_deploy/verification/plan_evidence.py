@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 from aps_deploy.runtimes.tensorrt.plan_file import PlanFile, onnx_beside, read_plan_file
 from aps_deploy.verification.instrument import load_inlined
-from aps_deploy.verification.layer_precision import LayerPrecision, layer_precisions, with_kept
+from aps_deploy.verification.layer_precision import LayerPrecision, count_precisions, layer_precisions, with_kept
 
 if TYPE_CHECKING:
     import onnx
@@ -52,15 +52,21 @@ def plan_evidence(path: str | os.PathLike[str]) -> PlanEvidence:
 
 
 def _layers_of_graph(graph: onnx.ModelProto, plan: PlanFile) -> tuple[LayerPrecision, ...]:
-    """Return the layers of the ONNX file, each with what export read back of it.
+    """Return the layers of the ONNX file, each with where its precision in the engine was read.
 
-    No plan is written in which a layer that was read is not as the ONNX file has it.
+    No plan is written in which a layer that was read is not as the ONNX file has it; where the document counts
+    otherwise nevertheless, its counts are what is said of the engine.
     """
     read = _read_back(plan)
     unread = read.get("unread_layers")
     names = set(unread) if isinstance(unread, list) else set()
     source = f"{read.get('read_from')}, at export" if read else "nothing was read back from the engine"
     layers = with_kept(layer_precisions(graph), plan.metadata.kept_fp32)
+    counted = read.get("layers")
+    if isinstance(counted, dict):
+        as_in_file = count_precisions(layer for layer in layers if layer.layer not in names)
+        if as_in_file != {precision: count for precision, count in counted.items() if precision != "unread"}:
+            return _layers_of_document(plan)
     return tuple(
         dataclasses.replace(
             layer,

@@ -53,15 +53,46 @@ def _skipping(*labels: str) -> Any:
 def test_every_runtime_is_planned_or_said_to_be_missing(exports: dict[str, Path]) -> None:
     judge = resolve_reference(exports["checkpoint"], load_reference(exports["checkpoint"]).promised)
     planned = {place.label: (place.file, reason) for place, reason in plan(str(exports["where"]), judge, None)}
-    assert set(planned) == {f"{info.name}-{device}" for info in RUNTIMES.values() for device in info.devices}
+    # Every runtime of the project's aims, written out: a runtime that falls out of the table must be missed here.
+    assert set(planned) == {
+        *("torch-cpu", "torch-cuda", "torch-compiled-cpu", "torch-compiled-cuda"),
+        *("onnxruntime-cpu", "onnxruntime-cuda", "onnxruntime-tensorrt-cuda"),
+        *("onnx-reference-cpu", "openvino-cpu"),
+        *("tensorrt-cuda", "tensorrt-rtx-cuda"),
+    }
     for label, (file, reason) in planned.items():
         assert file == str(exports["checkpoint" if label.startswith("torch") else "where"])
-        assert (reason == "the driver reports no CUDA device") == label.endswith("cuda")
+        runs_plans = label in ("tensorrt-cuda", "tensorrt-rtx-cuda")
+        assert (reason == "the driver reports no CUDA device") == (label.endswith("cuda") and not runs_plans)
+    for label, engine in (("tensorrt-cuda", "trt"), ("tensorrt-rtx-cuda", "trt-rtx")):
+        assert planned[label][1] == (
+            f"it runs plans, not ONNX files; compile one with `aps-deploy export FILE -o NAME.plan --engine {engine}`"
+        )
     # Without a checkpoint there is nothing for PyTorch to run.
     for reference in (None, resolve_reference(exports["gather"], judge.promised)):
         assert not [place for place, _ in plan(str(exports["where"]), reference, None) if "torch" in place.label]
     alone = [place.label for place, _ in plan(str(exports["checkpoint"]), judge, "cpu")]
     assert alone == ["torch-cpu", "torch-compiled-cpu"]
+
+
+@pytest.mark.usefixtures("no_gpu")
+def test_a_plan_is_tried_in_both_toolkits_and_its_checkpoint_in_pytorch(exports: dict[str, Path]) -> None:
+    judge = resolve_reference(exports["checkpoint"], load_reference(exports["checkpoint"]).promised)
+    planned = {place.label: place.file for place, _ in plan("net.plan", judge, None)}
+    checkpoint = str(exports["checkpoint"])
+    assert planned == {
+        "torch-cpu": checkpoint,
+        "torch-cuda": checkpoint,
+        "torch-compiled-cpu": checkpoint,
+        "torch-compiled-cuda": checkpoint,
+        "tensorrt-cuda": "net.plan",
+        "tensorrt-rtx-cuda": "net.plan",
+    }
+    alone = plan("net.plan", None, None)
+    assert [place.label for place, _ in alone] == ["tensorrt-cuda", "tensorrt-rtx-cuda"]
+    for place, reason in alone:
+        # Without a toolkit, or else without a GPU.
+        assert reason is not None and ("is not installed" in reason or "no CUDA device" in reason), place
 
 
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:

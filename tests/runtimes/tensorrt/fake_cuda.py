@@ -57,14 +57,16 @@ def install_fake_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """Put the fakes in PyTorch's place until the test is over."""
     empty = torch.empty
 
-    def on_host(shape: Any, *, dtype: Any, device: str = "cpu", pin_memory: bool = False) -> torch.Tensor:
-        assert (device == "cuda") != pin_memory
+    def on_host(*shape: Any, device: Any = None, pin_memory: bool = False, **others: Any) -> torch.Tensor:
+        if device != "cuda" and not pin_memory:
+            return empty(*shape, device=device, **others)
         # Filled, so that a value nobody wrote is seen.
-        return empty(shape, dtype=dtype).fill_(77)
+        return empty(*shape, **others).fill_(77)
 
     FakeGraph.num_replays = 0
     monkeypatch.setattr(torch, "empty", on_host)
-    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    # Not torch.cuda.is_available: other code would take it at its word.
+    monkeypatch.setattr("aps_deploy.runtimes.tensorrt_session._check_torch", lambda source: None)
     monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)

@@ -20,6 +20,7 @@ import numpy.typing as npt
 import onnx
 import onnxruntime
 
+from aps_deploy.runtimes.metadata import METADATA_KEY
 from aps_deploy.runtimes.tensorrt.gpu import Gpu
 from aps_deploy.runtimes.tensorrt.toolkit import TOOLKITS, Toolkit
 from tests.runtimes.tensorrt.fake_cuda import FakeGraph
@@ -27,7 +28,6 @@ from tests.runtimes.tensorrt.fake_cuda import FakeGraph
 GPU = Gpu("a GPU", "9.0", "13.0")
 VERSION = "10.9.0.34"
 PROFILES = ((2, 3, 4), (6, 8, 8))
-SIDE = 8
 
 DataType = enum.IntEnum("DataType", "FLOAT HALF INT64 FP8")
 TensorIOMode = enum.IntEnum("TensorIOMode", "NONE INPUT OUTPUT")
@@ -64,7 +64,7 @@ class FakeContext:
 
     def set_input_shape(self, name: str, shape: tuple[int, ...]) -> bool:
         low, _, high = PROFILES[self.profile]
-        if not low <= shape[0] <= high or shape[1:] != (3, SIDE, SIDE):
+        if not low <= shape[0] <= high or shape[1:] != self.engine.shapes["images"]:
             return False
         self.shape = shape
         return True
@@ -74,7 +74,7 @@ class FakeContext:
 
     def get_tensor_shape(self, name: str) -> tuple[int, ...]:
         assert self.shape is not None
-        return {"images": self.shape, "logits": (self.shape[0], 3), "polyphase_indices": (self.shape[0], 1)}[name]
+        return (self.shape[0], *self.engine.shapes[name])
 
     def set_tensor_address(self, name: str, address: int) -> bool:
         self.addresses[name] = address
@@ -112,6 +112,8 @@ class FakeEngine:
 
     def __init__(self, content: bytes) -> None:
         self.session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
+        values = [*self.session.get_inputs(), *self.session.get_outputs()]
+        self.shapes = {value.name: tuple(value.shape[1:]) for value in values}
         self.contexts: list[FakeContext] = []
         self.fails = False
 
@@ -125,7 +127,7 @@ class FakeEngine:
         return _TENSORS[name]
 
     def get_tensor_profile_shape(self, name: str, index: int) -> list[tuple[int, ...]]:
-        return [(count, 3, SIDE, SIDE) for count in PROFILES[index]]
+        return [(count, *self.shapes["images"]) for count in PROFILES[index]]
 
     def create_execution_context(self) -> FakeContext:
         return FakeContext(self)
@@ -161,14 +163,18 @@ def plan_bytes(model: onnx.ModelProto, version: str = VERSION) -> bytes:
 
 def write_plan(path: Path, model: onnx.ModelProto, *, content: bytes | None = None, **engine: Any) -> Path:
     """A plan with its document; ``engine`` replaces what the document says of the engine."""
-    (entry,) = model.metadata_props
+    entry = next(entry for entry in model.metadata_props if entry.key == METADATA_KEY)
+    side = model.graph.input[0].type.tensor_type.shape.dim[2].dim_value
     plan = plan_bytes(model) if content is None else content
     told = {
         "toolkit": "trt",
         "version": VERSION,
         "gpu": GPU.to_dict(),
         "compute_capabilities": [],
-        "profiles": [{"min": [2, 3, SIDE, SIDE], "opt": [3, 3, SIDE, SIDE], "max": [4, 3, SIDE, SIDE]}],
+        "profiles": [
+            {name: [count, 3, side, side] for name, count in zip(("min", "opt", "max"), batches, strict=True)}
+            for batches in PROFILES
+        ],
         "settings": {"version_compatible": False, "hardware_compatibility": "none"},
         "precision": {"precision": "fp32", "layers": {"fp32": 3}, "unread_layers": [], "read_from": "engine inspector"},
         "has_weights": True,
