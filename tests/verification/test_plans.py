@@ -18,7 +18,11 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from aps_deploy.cli import app
-from aps_deploy.errors import InputError
+from aps_deploy.errors import ApsError, InputError
+from aps_deploy.export.engines import EngineSettings, export_engine
+from aps_deploy.export.engines.settings import compute_capability_names
+from aps_deploy.runtimes.availability import num_cuda_devices
+from aps_deploy.runtimes.tensorrt.toolkit import EngineKind, load_toolkit
 from aps_deploy.verification import Certificate
 from aps_deploy.verification.every_runtime import verify_every_runtime
 from aps_deploy.verification.paths import verify_path
@@ -183,6 +187,24 @@ def test_every_runtime_of_a_plan(
     assert told["tensorrt-cuda"] is None
     assert "which TensorRT for RTX does not run" in str(told["tensorrt-rtx-cuda"])
     assert (tmp_path / "net.tensorrt-cuda.certificate.json").is_file()
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(num_cuda_devices() == 0, reason="no CUDA device: no engine can be executed")
+@pytest.mark.parametrize("kind", ["trt", "trt-rtx"])
+def test_a_real_engine_is_certified(kind: EngineKind, exports: dict[str, Path], folder: Path, tmp_path: Path) -> None:
+    try:
+        toolkit = load_toolkit(kind)
+    except ApsError as error:
+        pytest.skip(str(error))
+    supported = compute_capability_names(toolkit)
+    if supported and (toolkit.gpu is None or toolkit.gpu.compute_capability not in supported):
+        pytest.skip(f"{toolkit.info.title} runs on {', '.join(supported)}, and the GPU is {toolkit.gpu}")
+    source = Path(shutil.copy(exports["where"], tmp_path / "net.onnx"))
+    built = export_engine(source, tmp_path / "net.plan", EngineSettings(kind))
+    certificate = _verify(built.path, exports, folder)
+    assert certificate.environment["runtime"] == toolkit.info.runtime
+    assert certificate.passed, certificate.failed_checks
 
 
 def _only(*labels: str) -> Any:

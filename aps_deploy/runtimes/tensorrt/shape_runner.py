@@ -7,6 +7,7 @@ change under it. So each shape has a context, device tensors and pinned host ten
 from __future__ import annotations
 
 import logging
+import threading
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,9 @@ from aps_deploy.runtimes.tensorrt.loading import LoadedEngine
 from aps_deploy.runtimes.tensorrt.shape_ranges import Shape
 
 _LOGGER = logging.getLogger(__name__)
+
+# PyTorch records one graph at a time in a process.
+_CAPTURE = threading.Lock()
 
 # TensorRT's names of the types that inputs and outputs of a classifier have, and PyTorch's.
 _TORCH_DTYPES = {
@@ -138,7 +142,7 @@ class ShapeRunner:
         graph = torch.cuda.CUDAGraph()
         try:
             # Other threads may use CUDA meanwhile: only this one's calls are recorded.
-            with torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
+            with _CAPTURE, torch.cuda.graph(graph, stream=self._stream, capture_error_mode="thread_local"):
                 self._enqueue()
         except (RuntimeError, ApsError) as error:
             _LOGGER.info("no CUDA graph for images of shape %s: %s", self._shape, error)

@@ -12,6 +12,7 @@ import onnxruntime
 import pytest
 
 from aps_deploy.errors import ApsError, InputError
+from aps_deploy.export.engines.settings import compute_capability_names
 from aps_deploy.runtimes import open_session
 from aps_deploy.runtimes.availability import num_cuda_devices
 from aps_deploy.runtimes.tensorrt import toolkit as toolkits
@@ -211,6 +212,26 @@ def test_a_missing_gpu_is_named(rtx_plan: Path, monkeypatch: pytest.MonkeyPatch)
         open_session(rtx_plan)
 
 
+@pytest.mark.parametrize("command", [["predict"], ["evaluate", "--data"], ["verify", "--data"]])
+def test_without_a_gpu_the_commands_end_in_one_sentence(
+    command: list[str], rtx_plan: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from PIL import Image
+    from typer.testing import CliRunner
+
+    from aps_deploy.cli import app
+
+    monkeypatch.setattr(toolkits, "first_gpu", lambda: None)
+    images = tmp_path / "images"
+    images.mkdir()
+    Image.new("RGB", (8, 8)).save(images / "0.png")
+    prepared = ["--preprocessing", "cifar10"]
+    result = CliRunner().invoke(app, [command[0], str(rtx_plan), *command[1:], str(images), *prepared])
+    assert result.exit_code == 2
+    assert "toy.plan needs a GPU, and no CUDA device is found" in " ".join(result.output.split())
+    assert "Traceback" not in result.output
+
+
 def test_a_pytorch_without_cuda_is_named(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     import torch
 
@@ -240,6 +261,9 @@ def test_the_number_of_contexts_is_checked(plan: Path) -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(num_cuda_devices() == 0, reason="no CUDA device: plans of TensorRT for RTX cannot be executed")
 def test_a_real_plan_answers_as_the_network_does(rtx: Toolkit, rtx_plan: Path) -> None:
+    supported = compute_capability_names(rtx)
+    if rtx.gpu is None or rtx.gpu.compute_capability not in supported:
+        pytest.skip(f"TensorRT for RTX runs on {', '.join(supported)}, and the GPU is {rtx.gpu}")
     with open_session(rtx_plan) as session:
         assert session.runtime == "tensorrt-rtx"
         for seed in range(3):  # by itself, recorded, replayed
