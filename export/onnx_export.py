@@ -95,7 +95,12 @@ def export_onnx(
     narrowed = in_precision(traced, kind, calibrated, kept)
     proto = finish_onnx(with_dynamic_size(narrowed) if dynamic_size else narrowed, form, padding)
     metadata = dataclasses.replace(
-        _describe(model, proto, form), precision=kind, preprocessing=preprocessing, kept_fp32=kept
+        _describe(model, proto, form),
+        precision=kind,
+        preprocessing=preprocessing,
+        kept_fp32=kept,
+        calibration=None if calibrated is None else calibrated.to_dict(),
+        git_revision=source_revision(),
     )
     document = {
         **metadata.to_dict(),
@@ -103,8 +108,6 @@ def export_onnx(
         "dynamic_size": dynamic_size,
         "opset": version,
         "circular_padding": padding,
-        "calibration": None if calibrated is None else calibrated.to_dict(),
-        "git_revision": source_revision(),
     }
     proto.metadata_props.add(key=METADATA_KEY, value=json.dumps(document, ensure_ascii=False, allow_nan=False))
     content = _checked_bytes(proto)

@@ -248,6 +248,8 @@ def certificate_of(run: Run, overrides: dict[str, float | None], digest: ImagesD
             "precision_found": file_precision(run.layers),
             "polyphase": metadata.polyphase,
             "checkpoint_sha256": metadata.checkpoint_sha256,
+            "calibration": metadata.calibration,
+            "git_revision": metadata.git_revision,
             "declared": promises(metadata) if metadata.is_known else None,
         },
         reference=_told(run.reference, metadata.checkpoint_sha256),
