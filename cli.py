@@ -232,7 +232,7 @@ def verify(
 ) -> None:
     """Prove that an exported file kept the property.
 
-    Compares the shipped bytes with the float32 checkpoint: selections, logits, every shift, every place in a batch.
+    Compares the shipped bytes with the float32 checkpoint: selections, logits, answers under shifts, places in a batch.
     Any ONNX classifier will do: without a reference it is tried under shifts and in batches.
     Writes a JSON certificate; exits with 0 when every gate passed, 1 when one failed, 2 when something was unreadable.
     With --from a saved certificate is judged by other limits, or shown, and nothing runs.
