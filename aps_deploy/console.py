@@ -11,13 +11,16 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from aps_deploy import __version__
 from aps_deploy.errors import ApsError, InputError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -121,6 +124,15 @@ def print_rows(rows: list[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {value}")
+
+
+def print_table(table: RenderableType) -> None:
+    """Print a table of Rich on stdout."""
+    from rich.console import Console
+
+    # Where nobody watches there is no width to fit into: lines that a program reads are not broken.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
 
 
 def progress_line() -> Callable[[str, int, int], None] | None:

@@ -17,10 +17,10 @@ from aps_deploy.files import read_json
 from aps_deploy.packaged import packaged_models
 from aps_deploy.predict import choose_preprocessing
 from aps_deploy.preprocessing import Preprocessing
+from aps_deploy.progress_bar import Progress
 from aps_deploy.runtimes import ModelMetadata, Session, open_session
 from aps_deploy.runtimes.opening import CHECKPOINT_SUFFIXES, ONNX_SUFFIXES
 from aps_deploy.training.evaluation_images import EvaluationImages, find_evaluation_images
-from aps_deploy.training.progress import Progress
 from aps_deploy.training.settings import TrainSettings, flag
 from aps_deploy.verification.authors import (
     PROTOCOLS,

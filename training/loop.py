@@ -17,6 +17,7 @@ from aps_deploy.errors import ApsError, InputError
 from aps_deploy.files import write_json
 from aps_deploy.models import ResNet, load_checkpoint, load_weights
 from aps_deploy.models import spec as model_spec
+from aps_deploy.progress_bar import Progress
 from aps_deploy.training.build import architecture_name, build_model, build_trainer, check_network, weights_file
 from aps_deploy.training.curves import CURVES_FILE, save_curves
 from aps_deploy.training.data import TrainData, find_data
@@ -33,7 +34,6 @@ from aps_deploy.training.outputs import (
 )
 from aps_deploy.training.precision import Arithmetic, find_arithmetic, find_device
 from aps_deploy.training.process import Process, joined_processes
-from aps_deploy.training.progress import Progress
 from aps_deploy.training.recipes import Recipe, recipe_for, recipe_name
 from aps_deploy.training.settings import TrainSettings, continued
 from aps_deploy.training.state import STATE_FILE, Position, load_state, restore_random_states, seed_everything

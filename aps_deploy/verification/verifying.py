@@ -1,6 +1,6 @@
 """Compares a shipped file with the float32 model it came from, and certifies what it found.
 
-The shipped bytes themselves run: selection and parity once over all images, consistency under the shifts asked for, batches on
+The shipped bytes themselves run: selection and parity once over all images, consistency under shifts, batches on
 a few. What is expensive runs in the file's own runtime only; the reference sees every image once.
 """
 

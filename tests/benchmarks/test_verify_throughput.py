@@ -23,5 +23,5 @@ def test_a_short_run_leaves_a_whole_result(
     assert (document["num_images"], document["num_shifts"]) == (4, 15)
     whole = document["whole_verification"]
     assert whole["passed"] and whole["pairs"] == 60
-    assert 0 < document["consistency_pass"]["share_of_raw"]["smallest"]
+    assert document["consistency_pass"]["share_of_raw"]["smallest"] > 0
     assert "of the raw session's throughput" in capsys.readouterr().out
