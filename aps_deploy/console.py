@@ -63,7 +63,7 @@ def usage_sentence(error: Any) -> str:
     message = str(error.format_message()).removesuffix(".").replace("Value error, ", "")
     context = getattr(error, "ctx", None)
     command = "aps-deploy" if context is None else context.command_path
-    details = getattr(error.__cause__, "errors", list)()
+    details: list[Any] = getattr(error.__cause__, "errors", list)()
     given = repr(details[0]["input"]) if details else ""
     if given and given not in message:
         message = message.replace("Invalid value for", f"Invalid value {given} for", 1)
