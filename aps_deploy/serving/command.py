@@ -63,6 +63,21 @@ def serve(
         bool,
         typer.Option("--require-certificate", help="Serve only files whose certificate, beside them, passed."),
     ] = False,
+    canary_s: Annotated[
+        float | None,
+        typer.Option(
+            "--canary",
+            metavar="SECONDS",
+            help="Shift a stored image through every model so often, and compare the answers [default: never].",
+        ),
+    ] = None,
+    canary_image: Annotated[
+        Path | None,
+        typer.Option("--canary-image", metavar="FILE", help="That image [default: the model's or a packaged one]."),
+    ] = None,
+    canary_unready: Annotated[
+        bool, typer.Option("--canary-unready", help="Not ready while a model's answer changes with the shift.")
+    ] = False,
     token_file: Annotated[
         Path | None,
         typer.Option(
@@ -104,6 +119,9 @@ def serve(
         drain_delay_s=drain_delay_s,
         drain_s=drain_s,
         require_certificate=require_certificate,
+        canary_s=canary_s,
+        canary_image=canary_image,
+        canary_unready=canary_unready,
         token=read_token(token_file),
         allow_control=allow_control,
         access_log=access_log,

@@ -120,7 +120,7 @@ class GrpcService:
 
     async def _model_ready(self, request: Message, context: Any) -> Message:
         try:
-            self._registry.find(request.name, request.version)
+            self._registry.find_ready(request.name, request.version)
         except ServingError:
             return self._messages.ModelReadyResponse(ready=False)
         return self._messages.ModelReadyResponse(ready=True)

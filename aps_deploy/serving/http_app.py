@@ -167,7 +167,7 @@ class HttpApp:
         return json_response(server_metadata())
 
     async def _model_ready(self, request: Request, name: str, version: str | None) -> Response:
-        self._registry.find(name, version or "")
+        self._registry.find_ready(name, version or "")
         return Response()
 
     async def _model_metadata(self, request: Request, name: str, version: str | None) -> Response:

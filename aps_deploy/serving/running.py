@@ -18,6 +18,7 @@ from types import FrameType
 from typing import Any
 
 from aps_deploy.errors import ApsError, InputError
+from aps_deploy.serving.canary import canary_picture, watched
 from aps_deploy.serving.grpc_service import GrpcService
 from aps_deploy.serving.http_app import HttpApp
 from aps_deploy.serving.registry import Registry
@@ -137,6 +138,7 @@ async def serve(settings: ServeSettings, *, started: Callable[[Addresses, Stoppi
     """
     check_packages()
     registry = Registry(Repository(settings.target), settings)
+    picture = canary_picture(settings)
     stopping = Stopping()
     with _bound(settings.host, settings.port) as listener:
         async with (
@@ -148,7 +150,8 @@ async def serve(settings: ServeSettings, *, started: Callable[[Addresses, Stoppi
             _announce(where, settings)
             if started is not None:
                 started(where, stopping)
-            await stopping.wait()
+            async with watched(registry, settings, picture):
+                await stopping.wait()
             registry.is_draining = True
             logger.info("stopping: not ready any more, accepted requests are answered")
             if stopping.with_delay:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -36,6 +37,9 @@ class ServeSettings:
         drain_s: how long accepted requests may take after the ports closed.
         require_certificate: whether every file must have passed `aps-deploy verify`; a model of `aps-deploy package`
             says so itself.
+        canary_s: every how many seconds a stored image is shifted through every model; None for never.
+        canary_image: image file for that; None takes a model's own, or one inside the package.
+        canary_unready: whether the server is not ready while a model fails its canary.
         token: what clients must send as ``Authorization: Bearer TOKEN``; None lets everybody in.
         allow_control: whether clients may load and unload models.
         access_log: whether answered requests are logged, not only refused and failed ones.
@@ -60,6 +64,9 @@ class ServeSettings:
     drain_delay_s: float = 0.5
     drain_s: float = 30.0
     require_certificate: bool = False
+    canary_s: float | None = None
+    canary_image: Path | None = None
+    canary_unready: bool = False
     token: str | None = dataclasses.field(default=None, repr=False)
     allow_control: bool = False
     access_log: bool = False
@@ -76,6 +83,15 @@ class ServeSettings:
             _check(name, value, value is None or 0 <= value < 1 << 16, "0 to 65535")
         _check("threads", self.threads, self.threads is None or self.threads >= 1, "at least 1")
         _check("deadline_ms", self.deadline_ms, self.deadline_ms is None or self.deadline_ms > 0, "more than 0")
+        if self.canary_s is None:
+            for option, is_given in (
+                ("--canary-image", self.canary_image is not None),
+                ("--canary-unready", self.canary_unready),
+            ):
+                if is_given:
+                    raise InputError(f"{option} is for --canary SECONDS, which is not given.")
+        elif not 0 < self.canary_s < math.inf:
+            raise InputError(f"--canary is {self.canary_s!r}; accepted: a number of seconds, more than 0.")
         _check("batching", self.batching, self.batching in get_args(Batching), ", ".join(get_args(Batching)))
         if self.port and self.port == self.grpc_port:
             raise InputError(f"--port and --grpc-port are both {self.port}; give two different ones.")
