@@ -27,7 +27,7 @@ def make_key_pair(folder: Path, name: str, *, password: str | None = None) -> tu
     """Return the files of a certificate for localhost and 127.0.0.1, signed by itself, and of its key."""
     certificate, key = folder / f"{name}.pem", folder / f"{name}-key.pem"
     command = ["openssl", "req", "-x509", "-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:prime256v1", "-days", "2"]
-    command += ["-noenc"] if password is None else ["-passout", f"pass:{password}"]
+    command += ["-nodes"] if password is None else ["-passout", f"pass:{password}"]
     command += ["-subj", "/CN=localhost", "-addext", "subjectAltName=DNS:localhost,IP:127.0.0.1"]
     subprocess.run([*command, "-keyout", str(key), "-out", str(certificate)], check=True, capture_output=True)
     return certificate, key
