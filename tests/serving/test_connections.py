@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -280,6 +281,47 @@ def test_grpc_metadata_is_limited(strict: Running) -> None:
 def test_a_grpc_connection_that_says_nothing_is_cut(strict: Running) -> None:
     with connected(strict, strict.where.grpc_port) as connection:
         read_all(connection)  # the server's own settings, then the end
+
+
+def call_in_pieces(server: Running, pieces: Iterator[bytes]) -> grpc.RpcError:
+    """Call the method for requests as a stream, which is the same on the wire; return the error."""
+    with grpc.insecure_channel(f"127.0.0.1:{server.where.grpc_port}") as channel:
+        call = channel.stream_unary("/inference.GRPCInferenceService/ModelInfer")
+        with pytest.raises(grpc.RpcError) as caught:
+            call(pieces, timeout=PATIENCE_S)
+    return caught.value
+
+
+def test_a_grpc_message_that_does_not_come_is_not_waited_for(strict: Running) -> None:
+    never = threading.Event()
+
+    def wait() -> Iterator[bytes]:
+        never.wait(PATIENCE_S)
+        yield b""
+
+    error = call_in_pieces(strict, wait())
+    never.set()
+    assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
+    assert error.details() == "the message did not arrive within 0.2 s."
+
+
+@pytest.mark.parametrize(("pieces", "words"), [((), "carries no message"), ((b"\xff",), "is no ModelInferRequest")])
+def test_grpc_calls_without_a_message_that_can_be_read(strict: Running, pieces: tuple[bytes, ...], words: str) -> None:
+    error = call_in_pieces(strict, iter(pieces))
+    assert error.code() == grpc.StatusCode.INVALID_ARGUMENT and words in error.details()
+
+
+def test_without_the_token_no_message_is_read(repository: Path) -> None:
+    with running(repository / "grown" / "1" / "model.onnx", token="correct-horse") as server:
+        never = threading.Event()
+
+        def wait() -> Iterator[bytes]:
+            never.wait(PATIENCE_S)
+            yield b""
+
+        error = call_in_pieces(server, wait())
+        never.set()
+    assert error.code() == grpc.StatusCode.UNAUTHENTICATED
 
 
 def test_one_grpc_connection_too_many(repository: Path) -> None:
