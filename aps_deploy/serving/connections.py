@@ -11,6 +11,7 @@ import dataclasses
 import http
 import json
 import logging
+from collections import deque
 from typing import TYPE_CHECKING, Any
 
 from aps_deploy.serving.errors import (
@@ -23,6 +24,7 @@ from aps_deploy.serving.errors import (
 
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as _Protocol
+    from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 else:
     _Protocol = object  # uvicorn is an extra; `protocol_class` puts its class behind this one
 
@@ -72,6 +74,7 @@ class LimitedConnection(_Protocol):
         self._unfinished_bytes = 0  # read since the head began, without its end
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
+        self._unanswered: deque[RequestResponseCycle] = deque()
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count the connection, and wait for its first request."""
@@ -87,6 +90,7 @@ class LimitedConnection(_Protocol):
         """Let go of everything."""
         self._stop_head_timer()
         self._stop_send_timer()
+        self._give_up_answers()
         super().connection_lost(exc)
 
     def data_received(self, data: bytes) -> None:
@@ -127,6 +131,7 @@ class LimitedConnection(_Protocol):
                 f"this server has {self.limits.max_connections} connections, its most; try again later."
             )
         super().on_headers_complete()
+        self._unanswered.append(self.cycle)
 
     def on_message_complete(self) -> None:
         """Note that a body ended."""
@@ -135,6 +140,8 @@ class LimitedConnection(_Protocol):
 
     def on_response_complete(self) -> None:
         """Wait for the next request, or for the client to read the last answer."""
+        if self._unanswered:
+            self._unanswered.popleft()
         super().on_response_complete()
         if self.pipeline:
             self.flow.pause_reading()  # enough was sent ahead already
@@ -158,7 +165,7 @@ class LimitedConnection(_Protocol):
     def timeout_keep_alive_handler(self) -> None:
         """Close an idle connection, at once where its client never read the last answer."""
         if self.transport.get_write_buffer_size():
-            self.transport.abort()
+            self._abort()
         super().timeout_keep_alive_handler()
 
     @property
@@ -203,9 +210,20 @@ class LimitedConnection(_Protocol):
         self.transport.close()
         self._start_send_timer()
 
+    def _abort(self) -> None:
+        self._give_up_answers()
+        self.transport.abort()
+
+    def _give_up_answers(self) -> None:
+        # uvicorn tells only the last of several requests that its client is gone.
+        for cycle in self._unanswered:
+            cycle.disconnected = True
+            cycle.message_event.set()
+        self._unanswered.clear()
+
     def _start_send_timer(self) -> None:
         if self._send_timer is None:
-            self._send_timer = self.loop.call_later(self.limits.send_timeout_s, self.transport.abort)
+            self._send_timer = self.loop.call_later(self.limits.send_timeout_s, self._abort)
 
     def _stop_send_timer(self) -> None:
         if self._send_timer is not None:

@@ -215,7 +215,7 @@ def test_far_too_many_connections_are_closed_without_a_word(repository: Path) ->
     # The server stopped although all of them were open.
 
 
-def test_a_client_that_does_not_read_is_cut(tmp_path: Path) -> None:
+def test_a_client_that_does_not_read_is_cut(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Answers of a megabyte, of which a few fill every buffer on the way."""
     model = graphs.make_model(
         [helper.make_node("Tile", ["x", "repeats"], ["y"])],
@@ -236,6 +236,7 @@ def test_a_client_that_does_not_read_is_cut(tmp_path: Path) -> None:
                 client.sendall(request)
                 time.sleep(0.02)
         assert is_well(server)
+    assert [record for record in caplog.records if record.levelname == "ERROR"] == []
 
 
 def test_requests_sent_far_ahead_are_refused(strict: Running) -> None:
@@ -281,6 +282,29 @@ def test_grpc_metadata_is_limited(strict: Running) -> None:
 def test_a_grpc_connection_that_says_nothing_is_cut(strict: Running) -> None:
     with connected(strict, strict.where.grpc_port) as connection:
         read_all(connection)  # the server's own settings, then the end
+
+
+def test_too_many_grpc_calls_at_once(repository: Path) -> None:
+    # The delay keeps the requests in the queue; one connection carries them all.
+    file = repository / "grown" / "1" / "model.onnx"
+    with running(file, max_connections=2, batch_delay_ms=60_000.0) as server, server.client("grpc") as client:
+        tensors = [tensor(CLIENTS["grpc"], "x", np.zeros((1, 2), np.float32), "FP32")]
+        calls = [client.async_infer("model", tensors, lambda result, error: None) for _ in range(2)]
+        pending = 'nv_inference_pending_request_count{model="model",version="1"} 2'
+        wait_until(lambda: pending in server.request("GET", "/metrics")[2].decode())
+        with pytest.raises(InferenceServerException) as caught:
+            client.get_server_metadata()
+        assert caught.value.status() == "StatusCode.RESOURCE_EXHAUSTED"
+        for call in calls:
+            call.cancel()
+        wait_until(lambda: is_live(client))
+
+
+def is_live(client: Any) -> bool:
+    try:
+        return bool(client.is_server_live())
+    except InferenceServerException:
+        return False
 
 
 def call_in_pieces(server: Running, pieces: Iterator[bytes]) -> grpc.RpcError:
