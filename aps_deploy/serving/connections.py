@@ -49,8 +49,8 @@ class ConnectionLimits:
 
     Attributes:
         max_connections: connections that are served at once.
-        max_head_bytes: most bytes of a request's first line and headers; what is read before that is noticed is at
-            most one read of the event loop more.
+        max_head_bytes: most bytes of a request's first line and headers, and again of those behind its body; what is
+            read before that is noticed is at most one read of the event loop more.
         head_timeout_s: how long they may take to arrive, and a body that nobody wants.
         send_timeout_s: how long a response may wait for a client that does not read.
     """
@@ -71,7 +71,9 @@ class LimitedConnection(_Protocol):
         self._is_spare = False
         self._is_in_head = False
         self._num_steps = 0  # heads and bodies that ended
-        self._unfinished_bytes = 0  # read since the head began, without its end
+        self._unfinished_bytes = 0  # read of a head, or of trailers, without its end
+        self._trailer_bytes = 0
+        self._has_body = False  # whether the last bytes had any in them
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
         self._unanswered: deque[RequestResponseCycle] = deque()
@@ -95,12 +97,12 @@ class LimitedConnection(_Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read on; from a head's first byte on the clock runs, however many bytes keep coming."""
-        num_steps, was_in_head = self._num_steps, self._is_in_head
+        num_steps, self._has_body = self._num_steps, False
         super().data_received(data)
         if self.transport.is_closing():
             return
         progresses = self._num_steps > num_steps
-        if was_in_head and not progresses:
+        if not (progresses or self._has_body):
             self._unfinished_bytes += len(data)
             if self._unfinished_bytes > self.limits.max_head_bytes:
                 self._end_with(self._head_too_large())
@@ -115,7 +117,15 @@ class LimitedConnection(_Protocol):
         """Note that a head begins."""
         super().on_message_begin()
         self._is_in_head = True
-        self._unfinished_bytes = 0
+        self._unfinished_bytes = self._trailer_bytes = 0
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """Take a header; those behind a body are in no other count."""
+        super().on_header(name, value)
+        if not self._is_in_head:
+            self._trailer_bytes += len(name) + len(value) + 4
+            if self._trailer_bytes > self.limits.max_head_bytes:
+                raise self._head_too_large()  # ends the reading
 
     def on_headers_complete(self) -> None:
         """Hand the request on, with the reason why it is refused where it is."""
@@ -132,6 +142,12 @@ class LimitedConnection(_Protocol):
             )
         super().on_headers_complete()
         self._unanswered.append(self.cycle)
+
+    def on_body(self, body: bytes) -> None:
+        """Take a part of a body."""
+        self._has_body = True
+        self._unfinished_bytes = 0
+        super().on_body(body)
 
     def on_message_complete(self) -> None:
         """Note that a body ended."""

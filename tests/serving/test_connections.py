@@ -23,15 +23,16 @@ from tests.runtimes import graphs
 from tests.serving.support import CLIENTS, Running, running, tensor
 
 PATIENCE_S = 30.0
+LIMIT_S = 0.5
 LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n"
 METADATA = b"GET /v2 HTTP/1.1\r\nHost: here\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
 def strict(repository: Path) -> Iterator[Running]:
-    """A server that waits a fifth of a second for a head, and takes heads of 2 KiB."""
+    """A server that waits half a second for a head or a body, and takes heads of 2 KiB."""
     file = repository / "grown" / "1" / "model.onnx"
-    with running(file, header_timeout_s=0.2, body_timeout_s=0.2, max_header_kb=2.0, max_body_mb=0.1) as server:
+    with running(file, header_timeout_s=LIMIT_S, body_timeout_s=LIMIT_S, max_header_kb=2.0, max_body_mb=0.1) as server:
         yield server
 
 
@@ -91,7 +92,7 @@ def test_a_head_that_never_ends_is_cut(strict: Running, piece: bytes) -> None:
         assert is_well(strict)
         status, headers, document = answer_of(read_all(connection))
     assert status == 408 and headers["connection"] == "close"
-    assert document == {"error": "the request's headers did not arrive within 0.2 s."}
+    assert document == {"error": f"the request's headers did not arrive within {LIMIT_S:g} s."}
 
 
 @pytest.mark.parametrize("first", [b"", METADATA], ids=["new", "used"])
@@ -112,7 +113,7 @@ def test_a_slow_body_is_cut(strict: Running) -> None:
         connection.sendall(b"POST /v2/models/model/infer HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n")
         drip(connection, b"x")
         status, _, document = answer_of(read_all(connection))
-    assert status == 408 and document == {"error": "the body did not arrive within 0.2 s."}
+    assert status == 408 and document == {"error": f"the body did not arrive within {LIMIT_S:g} s."}
 
 
 def test_a_slow_body_that_nobody_reads_is_cut(strict: Running) -> None:
@@ -127,12 +128,12 @@ def test_a_slow_body_that_nobody_reads_is_cut(strict: Running) -> None:
 def test_a_connection_that_is_used_stays(strict: Running) -> None:
     """Requests in pieces, each in time, with pauses between them that no head may take."""
     with connected(strict) as connection:
-        for _ in range(3):
+        for pause_s in (1.4 * LIMIT_S, 0.0):
             for piece in (METADATA[:10], METADATA[10:]):
                 connection.sendall(piece)
                 time.sleep(0.05)
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-            time.sleep(0.3)
+            time.sleep(pause_s)
 
 
 def test_two_requests_at_once_are_answered_in_their_order(strict: Running) -> None:
@@ -163,6 +164,38 @@ def test_large_heads_are_refused(strict: Running, kind: str) -> None:
         assert document == {"error": "the request's headers are larger than 2048 bytes, the most this server takes."}
     assert received or kind == "endless"
     assert is_well(strict)
+
+
+INFER = {"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]}
+CHUNKED = b"POST /v2/models/model/infer HTTP/1.1\r\nConnection: close\r\nTransfer-Encoding: chunked\r\n\r\n"
+
+
+@pytest.mark.parametrize("pieces", [[b"x: y\r\n" * 20] * 100, [b"x: ", *[b"y" * 100] * 100]], ids=["many", "endless"])
+def test_headers_behind_a_body_are_limited(repository: Path, pieces: list[bytes]) -> None:
+    body = json.dumps(INFER).encode()
+    with running(repository / "grown" / "1" / "model.onnx", max_header_kb=2.0) as server:
+        with connected(server) as connection:
+            with contextlib.suppress(ConnectionError):
+                connection.sendall(CHUNKED + b"%x\r\n%s\r\n0\r\n" % (len(body), body))
+                for piece in pieces:
+                    connection.sendall(piece)
+                    time.sleep(0.001)
+            assert read_all(connection) == b""  # not the answer to a body that took too long
+        assert is_well(server)
+
+
+def test_a_body_in_small_chunks_is_read(repository: Path) -> None:
+    """The sizes of its chunks, sent apart, are more bytes than a head may have."""
+    body = json.dumps(INFER).encode() + b" " * 800
+    file = repository / "grown" / "1" / "model.onnx"
+    with running(file, max_header_kb=2.0) as server, connected(server) as connection:
+        connection.sendall(CHUNKED)
+        for position in range(len(body)):
+            connection.sendall(b"1\r\n")
+            connection.sendall(body[position : position + 1] + b"\r\n")
+        connection.sendall(b"0\r\nx: y\r\n\r\n")
+        status, _, document = answer_of(read_all(connection))
+    assert status == 200 and document["outputs"][0]["data"] == [2, 3]
 
 
 def test_a_head_within_the_limit_is_read(strict: Running) -> None:
@@ -326,7 +359,7 @@ def test_a_grpc_message_that_does_not_come_is_not_waited_for(strict: Running) ->
     error = call_in_pieces(strict, wait())
     never.set()
     assert error.code() == grpc.StatusCode.DEADLINE_EXCEEDED
-    assert error.details() == "the message did not arrive within 0.2 s."
+    assert error.details() == f"the message did not arrive within {LIMIT_S:g} s."
 
 
 @pytest.mark.parametrize(("pieces", "words"), [((), "carries no message"), ((b"\xff",), "is no ModelInferRequest")])
