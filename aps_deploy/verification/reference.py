@@ -68,7 +68,7 @@ class Reference:
     @property
     def num_classes(self) -> int:
         """Number of logits."""
-        return int(self.model.fc.out_features)
+        return int(self.model.options.num_classes)
 
     @property
     def selection_layers(self) -> tuple[str, ...]:
