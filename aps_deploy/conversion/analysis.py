@@ -130,9 +130,7 @@ class _Analysis:
     def _check_output(self, node: fx.Node) -> None:
         result = node.args[0]
         if not isinstance(result, fx.Node) or not isinstance(self.values[result], Still):
-            raise InputError(
-                "only classifiers can be converted, and this network does not return one tensor of logits."
-            )
+            raise InputError("a classifier is needed, and this network does not return one tensor of logits.")
         if len(self.shapes[result.name]) != 2:
             raise InputError(f"logits of shape (N, classes) are needed, and they are {self.shapes[result.name]}.")
 

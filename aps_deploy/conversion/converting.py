@@ -89,8 +89,7 @@ def _last_linear(model: nn.Module) -> nn.Linear:
     layers = [module for module in model.modules() if isinstance(module, nn.Linear)]
     if not layers:
         raise InputError(
-            f"head='gap' needs a classifier to take the number of classes from, and {type(model).__name__} "
-            "has no linear layer."
+            f"head='gap' takes the number of classes from the last linear layer, and {type(model).__name__} has none."
         )
     return layers[-1]
 

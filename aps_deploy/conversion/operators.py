@@ -1,9 +1,9 @@
 """What each step of a traced network does with positions: nothing, a join, or something a converter must know.
 
 Activations were tried on PyTorch's CPU kernels with maps of 11 sizes from 2x2 to 56x56, 3 to 96 channels, both memory
-formats and three shifts each, one and two threads. Those in `POSITION_DEPENDENT` differed in the last bits in 10 to 25 %
-of the trials (the tails of their vector loops compute otherwise); all others never did. ONNX Runtime's operators of the
-same functions never did on its CPU, see docs/design.md.
+formats and three shifts each, one and two threads. Those in `POSITION_DEPENDENT` differed in the last bits in 10 to
+25 % of the trials (the tails of their vector loops compute otherwise); all others never did. ONNX Runtime's operators
+of the same functions never did on its CPU, see docs/design.md.
 """
 
 from __future__ import annotations

@@ -56,7 +56,7 @@ class ConversionReport:
         if self.position_dependent:
             kinds = sorted({entry.rsplit(": ", 1)[1] for entry in self.position_dependent})
             lines.append(
-                f"{', '.join(kinds)} on {len(self.position_dependent)} maps: PyTorch's last bits depend on the position "
-                "on a CPU, ONNX Runtime's do not"
+                f"{', '.join(kinds)} on {len(self.position_dependent)} maps: in PyTorch on a CPU the last bits depend "
+                "on the position, in ONNX Runtime they do not"
             )
         return "\n".join(lines)

@@ -6,7 +6,7 @@ import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from torch import Tensor, fx, nn
+from torch import fx, nn
 
 from aps_deploy.conversion.analysis import Plan, module_name
 from aps_deploy.conversion.modules import (

@@ -67,8 +67,8 @@ def circular_window(
         steps = -(-slack // strides[axis]) if ceil_mode else slack // strides[axis]
         if steps != -1 or after < 0:
             raise InputError(
-                f"{name} (kernel {kernels[axis]}, stride {strides[axis]}, padding {before}, dilation {dilations[axis]}) "
-                "does not make a map of exactly 1/stride of its input, so it has no circular form."
+                f"{name} (kernel {kernels[axis]}, stride {strides[axis]}, padding {before}, dilation "
+                f"{dilations[axis]}) does not make a map of exactly 1/stride of its input, so it has no circular form."
             )
         sides.append((before, after))
     (top, bottom), (left, right) = sides
