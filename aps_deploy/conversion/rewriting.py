@@ -165,8 +165,7 @@ class _Rewriting:
             self._set_module(name, self._sampler(self.shapes[tail.name][1], name))
             with self.graph.inserting_after(current):
                 pair = self.graph.call_module(name, (current, self.selections))
-            if current is tail:
-                tail.replace_all_uses_with(pair, delete_user_cb=lambda user, pair=pair: user is not pair)  # type: ignore[misc]
+            current.replace_all_uses_with(pair, delete_user_cb=lambda user, own=pair: user is not own)  # type: ignore[misc]
             with self.graph.inserting_after(pair):
                 index = self.graph.call_function(operator.getitem, (pair, 1))
                 kept = self.graph.call_function(operator.getitem, (pair, 0))
