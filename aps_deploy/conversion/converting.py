@@ -10,7 +10,7 @@ from __future__ import annotations
 import copy
 from collections.abc import Mapping
 
-from torch import nn
+from torch import fx, nn
 
 from aps_deploy.conversion.analysis import Head, Plan, analysed
 from aps_deploy.conversion.converted import ConvertedModel, ConvertedSpec
@@ -63,6 +63,7 @@ def convert(
     options = SamplerOptions(filter_size, resolve_criterion(criterion), resolve_selection_mode(selection))
     graph, shapes = traced(copy.deepcopy(model))
     plan = analysed(graph, shapes, head)
+    _check_ties(graph, plan, options)
     num_classes = _last_linear(model).out_features if plan.cut is not None else shapes[_logits_name(graph)][1]
     spec = ConvertedSpec(
         name=f"converted:{type(model).__name__}_aps{filter_size}" if name is None else name,
@@ -80,8 +81,20 @@ def convert(
     return result
 
 
-def _logits_name(graph: nn.Module) -> str:
-    output = next(node for node in graph.graph.nodes if node.op == "output")  # type: ignore[union-attr]
+def _check_ties(graph: fx.GraphModule, plan: Plan, options: SamplerOptions) -> None:
+    """Refuse maxima of maxima: a pool with stride 1 spreads the largest value over all components, which then tie."""
+    if options.criterion not in ("linf", "max") or options.filter_size > 1:
+        return
+    for node in plan.actions:
+        if node.name in plan.leader and isinstance(graph.get_submodule(str(node.target)), nn.MaxPool2d):
+            raise InputError(
+                f"{node.target} takes maxima, so that behind it the criterion {options.criterion} ties in every image; "
+                "use the criterion l2, or a filter size of 2 or more."
+            )
+
+
+def _logits_name(graph: fx.GraphModule) -> str:
+    output = next(node for node in graph.graph.nodes if node.op == "output")
     return str(output.args[0].name)
 
 

@@ -65,6 +65,8 @@ def circular_window(
         after = reach - before
         slack = (reach if padding == "same" else 2 * before) - reach - 1
         steps = -(-slack // strides[axis]) if ceil_mode else slack // strides[axis]
+        if ceil_mode and steps == 0 and before == 0:
+            steps = -1  # PyTorch leaves out a last window that would begin behind the map
         if steps != -1 or after < 0:
             raise InputError(
                 f"{name} (kernel {kernels[axis]}, stride {strides[axis]}, padding {before}, dilation "

@@ -50,9 +50,8 @@ def _vgg() -> nn.Module:
 
 SHORT: dict[str, Callable[[], nn.Module]] = {
     "resnet": lambda: ResNet(BasicBlock, [1, 1, 1, 1], NUM_CLASSES),
-    "resnet_bottleneck": lambda: ResNet(Bottleneck, [1, 1, 1, 1], NUM_CLASSES),
     "resnext": lambda: ResNet(Bottleneck, [1, 1, 1, 1], NUM_CLASSES, groups=32, width_per_group=4),
-    "wide_resnet": lambda: ResNet(Bottleneck, [1, 1, 1, 1], NUM_CLASSES, width_per_group=128),
+    "wide_resnet": lambda: ResNet(Bottleneck, [1, 1, 1, 1], NUM_CLASSES, width_per_group=80),
     "mobilenet_v2": lambda: MobileNetV2(
         NUM_CLASSES, 0.5, [[1, 16, 1, 1], [6, 24, 2, 2], [6, 32, 1, 2], [6, 64, 1, 2], [6, 160, 1, 2]]
     ),

@@ -20,7 +20,6 @@ from tests.conversion.support import FAMILIES, full_network, short_network, with
 # What selects in each family; ConvNeXt's stem strides by 4, which is two selections.
 SELECTING = {
     "resnet": ["conv1", "maxpool", "layer2.0.conv1", "layer3.0.conv1", "layer4.0.conv1"],
-    "resnet_bottleneck": ["conv1", "maxpool", "layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2"],
     "resnext": ["conv1", "maxpool", "layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2"],
     "wide_resnet": ["conv1", "maxpool", "layer2.0.conv2", "layer3.0.conv2", "layer4.0.conv2"],
     "mobilenet_v2": [
