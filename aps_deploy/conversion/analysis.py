@@ -83,7 +83,7 @@ def module_name(node: fx.Node) -> str:
     if node.op == "call_module":
         return str(node.target)
     stack: Mapping[str, Any] = node.meta.get("nn_module_stack") or {}
-    path = next((str(entry[0]) for entry in reversed(stack.values())), "")
+    path = next((str(entry[0]) for entry in reversed(list(stack.values()))), "")
     return f"{path or 'the forward pass'} ({called_name(node)})"
 
 
@@ -182,7 +182,7 @@ class _Analysis:
             return self._concatenated(node)
         maps = [value for source in node.all_input_nodes if isinstance(value := self.values[source], Moving)]
         first = node.args[0] if node.args else None
-        value = self.values.get(first) if isinstance(first, fx.Node) else None
+        value = self.values[first] if isinstance(first, fx.Node) else None
         if len(maps) != 1 or not isinstance(value, Moving):
             raise self._refused(node)
         return value
@@ -239,10 +239,10 @@ class _Analysis:
             raise self._refused(node)
         window = circular_window(
             str(node.target),
-            kernel=module.kernel_size,  # type: ignore[arg-type]
-            stride=module.stride,  # type: ignore[arg-type]
-            padding=module.padding,  # type: ignore[arg-type]
-            dilation=1 if isinstance(module, nn.AvgPool2d) else module.dilation,  # type: ignore[arg-type]
+            kernel=module.kernel_size,
+            stride=module.stride,
+            padding=module.padding,
+            dilation=1 if isinstance(module, nn.AvgPool2d) else module.dilation,
             ceil_mode=not isinstance(module, nn.Conv2d) and module.ceil_mode,
         )
         self.plan.windows[node.name] = window

@@ -5,6 +5,7 @@ from __future__ import annotations
 import operator
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from torch import fx, nn
 
@@ -21,6 +22,13 @@ from aps_deploy.conversion.operators import activation_name
 from aps_deploy.conversion.report import ConversionReport, Sampled
 from aps_deploy.layers import APS, Classifier
 from aps_deploy.polyphase import Criterion, SelectionMode
+
+_NOT_IN_PLACE: dict[Any, Any] = {
+    operator.iadd: operator.add,
+    operator.imul: operator.mul,
+    "add_": "add",
+    "mul_": "mul",
+}
 
 
 @dataclass(frozen=True)
@@ -56,6 +64,7 @@ def rewritten(
         num_classes: of the new classifier, where the plan asks for one.
     """
     rewriting = _Rewriting(traced, shapes, plan, options)
+    rewriting.undo_in_place()
     rewriting.replace_modules()
     rewriting.insert_samplers()
     if plan.cut is not None:
@@ -82,6 +91,16 @@ class _Rewriting:
         self.layers_of: dict[str, tuple[str, ...]] = {}
         # Asked before samplers come between.
         self.last_map_name = "" if plan.cut is None else plan.cut.all_input_nodes[0].name
+
+    def undo_in_place(self) -> None:
+        """Let no step overwrite another's output: whoever looks at a module's output must see what the module made."""
+        for module in self.traced.modules():
+            if getattr(module, "inplace", False):
+                module.inplace = False  # type: ignore[assignment]
+        for node in self.graph.nodes:
+            node.target = _NOT_IN_PLACE.get(node.target, node.target)
+            if node.op == "call_function" and node.kwargs.get("inplace"):
+                node.kwargs = {**node.kwargs, "inplace": False}
 
     def replace_modules(self) -> None:
         for node, action in self.plan.actions.items():

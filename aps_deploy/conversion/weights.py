@@ -109,7 +109,8 @@ def _check_files(source: Path, output: Path) -> None:
 
 
 def _classifier_path(model: nn.Module) -> str:
-    return [path for path, module in model.named_modules() if isinstance(module, nn.Linear)][-1]
+    paths: list[str] = [path for path, module in model.named_modules() if isinstance(module, nn.Linear)]
+    return paths[-1]
 
 
 def _load(model: nn.Module, weights: Mapping[str, Tensor], arch: str, source: str) -> None:

@@ -6,7 +6,6 @@ is ever unpickled. Two trained networks ship inside the package and go by name w
 
 from __future__ import annotations
 
-import functools
 import json
 import os
 from dataclasses import dataclass, field
@@ -221,7 +220,6 @@ def _as_trained(model: SelectingNetwork) -> TrainedModel:
     return model
 
 
-@functools.cache
 def _trained_class(kind: type[SelectingNetwork]) -> type[SelectingNetwork]:
     return type(f"Trained{kind.__name__}", (TrainedModel, kind), {})
 

@@ -57,6 +57,24 @@ def test_forced_choices_and_trace_agree() -> None:
         model.forward_with_selection(images, torch.zeros(2, 6, dtype=torch.int64))
 
 
+@pytest.mark.parametrize("family", ["mobilenet_v3", "densenet", "resnet"])
+def test_no_output_is_overwritten(family: str) -> None:
+    """The search for a faulty layer keeps each module's output by a hook."""
+    model = aps_deploy.convert(short_network(family))
+    kept: list[tuple[str, torch.Tensor, torch.Tensor]] = []
+    for path, module in model.named_modules():
+        if not list(module.children()):
+            module.register_forward_hook(
+                lambda _, __, output, path=path: (
+                    kept.append((path, output, output.clone())) if isinstance(output, torch.Tensor) else None
+                )
+            )
+    with torch.inference_mode():
+        model(torch.randn(1, 3, 64, 64))
+    assert len(kept) > 20
+    assert [path for path, output, then in kept if not torch.equal(output, then)] == []
+
+
 def test_sizes() -> None:
     model = aps_deploy.convert(short_network("convnext"))
     assert (model.size_divisor, model.min_size, model.shift_step) == (32, 96, 1)
