@@ -180,10 +180,10 @@ class _Analysis:
     def _single_map(self, node: fx.Node) -> Moving:
         if node.op == "call_function" and node.target is torch.cat:
             return self._concatenated(node)
-        maps = [value for source in node.all_input_nodes if isinstance(value := self.values[source], Moving)]
+        num_maps = sum(isinstance(self.values[source], Moving) for source in node.all_input_nodes)
         first = node.args[0] if node.args else None
         value = self.values[first] if isinstance(first, fx.Node) else None
-        if len(maps) != 1 or not isinstance(value, Moving):
+        if num_maps != 1 or not isinstance(value, Moving):
             raise self._refused(node)
         return value
 
