@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from pathlib import Path
 
 import pytest
 import torch
@@ -10,7 +11,9 @@ from torch import nn
 
 import aps_deploy
 from aps_deploy.conversion.operators import _DEPENDENT, _INDEPENDENT
-from aps_deploy.errors import InputError
+from aps_deploy.errors import ApsError, InputError
+from aps_deploy.export import export_onnx
+from aps_deploy.verification import verify
 from tests.conversion.support import short_network
 
 
@@ -110,6 +113,17 @@ def test_copies_are_independent_and_compile_whole() -> None:
         compiled = torch.compile(model, backend="eager", fullgraph=True)
         assert torch.equal(compiled(images), model(images))
         torch.testing.assert_close(twin(images) - 1.0, model(images))
+
+
+def test_half_precision_where_only_the_classifier_is_pooled(tmp_path: Path) -> None:
+    model = aps_deploy.convert(short_network("densenet"))
+    images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))
+    export_onnx(model, tmp_path / "d.onnx", image_size=64, precision="fp16")
+    assert verify(tmp_path / "d.onnx", model, images.numpy(), shifts=4, precision="fp16").passed
+    model = aps_deploy.convert(short_network("mobilenet_v3"))
+    with pytest.raises(ApsError, match="fp16 is written for networks whose pooled values only the classifier reads"):
+        export_onnx(model, tmp_path / "m.onnx", image_size=64, precision="fp16")
+    assert not (tmp_path / "m.onnx").exists()
 
 
 class _UsesFunctions(nn.Module):
