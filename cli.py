@@ -13,8 +13,10 @@ import typer
 
 from aps_deploy import options
 from aps_deploy.console import new_app, print_rows, print_table, progress_line
+from aps_deploy.conversion.command import convert
 from aps_deploy.errors import InputError
 from aps_deploy.export.command import export
+from aps_deploy.files import read_lines
 from aps_deploy.serving.command import serve
 from aps_deploy.serving.package.command import package
 from aps_deploy.training import options as train_options
@@ -83,9 +85,7 @@ def import_(
     selection: train_options.Selection = None,
     pool_only: train_options.PoolOnly = None,
     padding: train_options.Padding = None,
-    class_names: Annotated[
-        Path | None, typer.Option("--class-names", metavar="FILE", help="Text file with one class name per line.")
-    ] = None,
+    class_names: options.ClassNames = None,
 ) -> None:
     """Turn other people's weights into a checkpoint.
 
@@ -94,7 +94,7 @@ def import_(
     """
     from aps_deploy.models import import_weights
 
-    names = None if class_names is None else _lines(class_names)
+    names = None if class_names is None else read_lines(class_names, "one class name per line")
     result = import_weights(
         source,
         output,
@@ -112,11 +112,7 @@ def import_(
         typer.echo(f"note: {result.note}")
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}); give a text file with one class name per line.") from None
+app.command()(convert)
 
 
 @app.command()

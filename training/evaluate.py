@@ -33,7 +33,7 @@ from aps_deploy.verification.consistency import Consistency, measure_consistency
 from aps_deploy.verification.shifts import ShiftSet, shift_set
 
 if TYPE_CHECKING:
-    from aps_deploy.models import ResNet
+    from aps_deploy.models import SelectingNetwork
 
 _CIFAR_LARGEST_SIDE = 64
 
@@ -200,7 +200,7 @@ def _refuse_network_options(settings: TrainSettings, weights: Path) -> None:
             raise InputError(f"{flag(name)} is {value}, but {weights} says itself what it is; leave the flag out.")
 
 
-def _foreign_model(weights: Path, settings: TrainSettings) -> tuple[ResNet, Preprocessing]:
+def _foreign_model(weights: Path, settings: TrainSettings) -> tuple[SelectingNetwork, Preprocessing]:
     from aps_deploy.models.detect import build_detected
     from aps_deploy.models.weights import load_weights, read_weights
     from aps_deploy.training.build import architecture_name
