@@ -6,24 +6,22 @@ What a command does lives in the module it imports when it runs, so that ``aps-d
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
+from typing import Annotated, Any, Literal
 
 import typer
 
 from aps_deploy import options
-from aps_deploy.console import new_app, print_rows, progress_line
+from aps_deploy.console import new_app, print_rows, print_table, progress_line
+from aps_deploy.conversion.command import convert
 from aps_deploy.errors import InputError
 from aps_deploy.export.command import export
+from aps_deploy.files import read_lines
 from aps_deploy.serving.command import serve
 from aps_deploy.serving.package.command import package
 from aps_deploy.training import options as train_options
 from aps_deploy.training.command import train
-
-if TYPE_CHECKING:
-    from rich.console import RenderableType
-
+from aps_deploy.verification.command import verify
 
 app = new_app()
 app.command()(train)
@@ -87,9 +85,7 @@ def import_(
     selection: train_options.Selection = None,
     pool_only: train_options.PoolOnly = None,
     padding: train_options.Padding = None,
-    class_names: Annotated[
-        Path | None, typer.Option("--class-names", metavar="FILE", help="Text file with one class name per line.")
-    ] = None,
+    class_names: options.ClassNames = None,
 ) -> None:
     """Turn other people's weights into a checkpoint.
 
@@ -98,7 +94,7 @@ def import_(
     """
     from aps_deploy.models import import_weights
 
-    names = None if class_names is None else _lines(class_names)
+    names = None if class_names is None else read_lines(class_names, "one class name per line")
     result = import_weights(
         source,
         output,
@@ -116,11 +112,7 @@ def import_(
         typer.echo(f"note: {result.note}")
 
 
-def _lines(path: Path) -> list[str]:
-    try:
-        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"{path} cannot be read ({error}); give a text file with one class name per line.") from None
+app.command()(convert)
 
 
 @app.command()
@@ -185,154 +177,7 @@ def predict(
         typer.echo(f"  {probability:>9}  {name}")
 
 
-@app.command()
-def verify(
-    context: typer.Context,
-    file: Annotated[
-        str | None, typer.Argument(metavar="FILE", help="ONNX file (or engine, or checkpoint) to prove.")
-    ] = None,
-    reference: Annotated[
-        str | None,
-        typer.Option("--reference", metavar="CKPT|ONNX", help="Checkpoint it was made from, or another ONNX file."),
-    ] = None,
-    load_reference: Annotated[
-        str | None,
-        typer.Option("--load-reference", metavar="NPZ", help="Saved answers of the reference, in its place."),
-    ] = None,
-    save_reference: Annotated[
-        Path | None,
-        typer.Option("--save-reference", metavar="NPZ", help="Also save its answers; without FILE only that."),
-    ] = None,
-    data: options.OptionalData = None,
-    images: options.Images = None,
-    shifts: options.Shifts = "group",
-    budget: options.Budget = None,
-    gate: options.Gate = None,
-    gates: options.Gates = None,
-    precision: Annotated[
-        Literal["fp32", "fp16", "bf16", "int8"] | None,
-        typer.Option("--precision", help="What every layer must compute in [default: what the file declares]."),
-    ] = None,
-    preprocessing: options.Preprocessing = None,
-    image_size: options.ImageSize = None,
-    resize: options.Resize = None,
-    mean: options.Mean = None,
-    std: options.Std = None,
-    runtime: options.RuntimeOrAll = None,
-    device: options.Device = None,
-    batch_size: options.BatchSize = 64,
-    seed: options.Seed = 0,
-    certificate: Annotated[
-        Path | None,
-        typer.Option("--certificate", "-o", metavar="FILE", help="Where to write it [default: beside FILE]."),
-    ] = None,
-    report: options.Report = None,
-    junit: options.Junit = None,
-    worst_case: options.WorstCase = None,
-    saved: options.Saved = None,
-    probe: options.Probe = False,
-) -> None:
-    """Prove that an exported file kept the property.
-
-    Compares the shipped bytes with the float32 checkpoint: selections, logits, every shift, every place in a batch.
-    Any ONNX classifier will do: without a reference it is tried under shifts and in batches.
-    Writes a JSON certificate; exits with 0 when every gate passed, 1 when one failed, 2 when something was unreadable.
-    With --from a saved certificate is judged by other limits, or shown, and nothing runs.
-    With --probe every operator runs alone on moved inputs, which tells why a file is not consistent.
-    """
-    if probe:
-        options.refuse_others(context, "--probe runs the operators of one file, one by one", options.WITH_PROBE)
-        _probe(options.given(file, "FILE"), data, images, runtime, certificate, seed)
-    from aps_deploy.training.progress import Progress
-    from aps_deploy.verification import (
-        certificate_path,
-        certificate_table,
-        every_runtime,
-        judge_path,
-        parse_gates,
-        read_gates,
-    )
-    from aps_deploy.verification import verify_path as measure_path
-    from aps_deploy.verification.paths import save_reference_path
-    from aps_deploy.verification.preparing import Preparation, numbers_of
-    from aps_deploy.verification.table import runtimes_table
-
-    limits = {**({} if gates is None else read_gates(gates)), **parse_gates(gate or [])}
-    if saved is not None:
-        options.refuse_others(context, "--from judges a saved certificate and measures nothing", options.WITH_SAVED)
-        result = judge_path(saved, gates=limits, output=certificate, report=report, junit=junit)
-    else:
-        data = options.given(data, "--data")
-        reference = options.one_reference(reference, load_reference, save_reference)
-        preparation = Preparation(
-            preprocessing, image_size, resize, numbers_of(mean, "--mean"), numbers_of(std, "--std")
-        )
-        with Progress(None) as progress:
-            if file is None and save_reference is not None and reference is not None:
-                options.refuse_others(context, "without FILE only the reference is run", options.WITH_REFERENCE_ONLY)
-                count = save_reference_path(
-                    reference,
-                    data,
-                    save_reference,
-                    num_images=images,
-                    batch_size=batch_size,
-                    seed=seed,
-                    progress=progress.report,
-                    preparation=preparation,
-                )
-                typer.echo(f"answers of {reference} to {count} images: {save_reference}")
-                return
-            file = options.given(file, "FILE")
-            settings: dict[str, Any] = {
-                "num_images": images,
-                "shifts": shifts,
-                "budget": budget,
-                "gates": limits,
-                "precision": precision,
-                "device": device,
-                "batch_size": batch_size,
-                "seed": seed,
-                "progress": progress.report,
-                "report": report,
-                "junit": junit,
-                "worst_case": worst_case,
-                "save_to": save_reference,
-                "preparation": preparation,
-            }
-            if runtime == every_runtime.ALL:
-                results = every_runtime.verify_every_runtime(file, reference, data, output=certificate, **settings)
-            else:
-                certificate = certificate or certificate_path(file)
-                result = measure_path(file, reference, data, runtime=runtime, output=certificate, **settings)
-        if runtime == every_runtime.ALL:
-            _print_table(runtimes_table(results))
-            for each in results:
-                if each.path is not None:
-                    typer.echo(f"certificate: {each.path}")
-            raise typer.Exit(every_runtime.exit_code_of(results))
-    _print_table(certificate_table(result))
-    written = {"certificate": certificate, "report": report, "junit": junit, "saved reference": save_reference}
-    for what, path in written.items():
-        if path is not None:
-            typer.echo(f"{what}: {path}")
-    raise typer.Exit(result.exit_code)
-
-
-def _probe(
-    file: str, data: Path | None, images: int | None, runtime: str | None, output: Path | None, seed: int
-) -> NoReturn:
-    from aps_deploy.verification.probe.path import probe_path, probe_result_path
-    from aps_deploy.verification.probe.result import probe_table
-
-    output = output or probe_result_path(file)
-    result = probe_path(
-        file, data, num_images=images, runtime=runtime, output=output, seed=seed, progress=progress_line()
-    )
-    _print_table(probe_table(result))
-    typer.echo(f"probe: {output}")
-    raise typer.Exit(result.exit_code)
-
-
+app.command()(verify)
 app.command()(serve)
 app.command()(package)
 
@@ -355,19 +200,11 @@ def demo(
 
     settings = DemoSettings(out_dir=out_dir, num_shifted=images, fine_tune_epochs=epochs)
     result = run_demo(settings, report=lambda sentence: typer.echo(f"- {sentence}"), progress=progress_line())
-    _print_table(demo_table(result.measurements))
+    print_table(demo_table(result.measurements))
     typer.echo(
         f"heat map of the shifts: {result.picture}\nnumbers: {result.results}\n{result.seconds:.0f} seconds in all"
     )
     raise typer.Exit(0 if result.all_verified else 1)
-
-
-def _print_table(table: RenderableType) -> None:
-    from rich.console import Console
-
-    # Where nobody watches there is no width to fit into: lines that a program reads are not broken.
-    console = Console(width=None if sys.stdout.isatty() else 160)
-    console.print(table)
 
 
 def _print_json(document: dict[str, Any]) -> None:

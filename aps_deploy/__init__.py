@@ -19,10 +19,12 @@ if (_checkout / "pyproject.toml").is_file():
     __path__.append(str(_checkout))
 
 if TYPE_CHECKING:
+    from aps_deploy.conversion import convert
     from aps_deploy.models import create_model, list_models, load_checkpoint, load_weights
     from aps_deploy.runtimes import open_session
 
 _HOME_OF = {
+    "convert": "aps_deploy.conversion",
     "create_model": "aps_deploy.models",
     "list_models": "aps_deploy.models",
     "load_checkpoint": "aps_deploy.models",
@@ -32,6 +34,7 @@ _HOME_OF = {
 
 __all__ = [
     "__version__",
+    "convert",
     "create_model",
     "list_models",
     "load_checkpoint",

@@ -11,13 +11,16 @@ import logging
 import os
 import sys
 from collections.abc import Callable
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from aps_deploy import __version__
 from aps_deploy.errors import ApsError, InputError
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -43,6 +46,28 @@ class Commands(TyperGroup):
         except KeyboardInterrupt:
             typer.echo("Interrupted.", err=True)
             raise typer.Exit(130) from None
+        except Exception as error:
+            # Typer brings its own copy of click or uses the installed one: wrong usage is told by what it can do.
+            if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
+                raise
+            typer.echo(f"Error: {usage_sentence(error)}", err=True)
+            raise typer.Exit(InputError.exit_code) from None
+
+
+def usage_sentence(error: Any) -> str:
+    """Return what is wrong with a command line as one sentence: the option, the value, what is accepted, where to look.
+
+    Args:
+        error: click's, or Typer's copy of it; its cause may be pydantic's, which knows the value.
+    """
+    message = str(error.format_message()).removesuffix(".").replace("Value error, ", "")
+    context = getattr(error, "ctx", None)
+    command = "aps-deploy" if context is None else context.command_path
+    details: list[Any] = getattr(error.__cause__, "errors", list)()
+    given = repr(details[0]["input"]) if details else ""
+    if given and given not in message:
+        message = message.replace("Invalid value for", f"Invalid value {given} for", 1)
+    return f"{message}; see {command} --help."
 
 
 def _is_unreadable(error: OSError) -> bool:
@@ -99,6 +124,15 @@ def print_rows(rows: list[tuple[str, str]]) -> None:
     width = max(len(name) for name, _ in rows)
     for name, value in rows:
         typer.echo(f"{name:<{width}}  {value}")
+
+
+def print_table(table: RenderableType) -> None:
+    """Print a table of Rich on stdout."""
+    from rich.console import Console
+
+    # Where nobody watches there is no width to fit into: lines that a program reads are not broken.
+    console = Console(width=None if sys.stdout.isatty() else 160)
+    console.print(table)
 
 
 def progress_line() -> Callable[[str, int, int], None] | None:

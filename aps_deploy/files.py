@@ -99,3 +99,15 @@ def read_json(path: str | os.PathLike[str]) -> Any:
     except (ValueError, RecursionError) as error:
         # Not only its syntax: bytes that are no UTF-8, numbers of 5,000 digits, 10,000 brackets.
         raise InputError(f"{path} is not a JSON file ({error}).") from error
+
+
+def read_lines(path: Path, wanted: str) -> list[str]:
+    """Return the lines of a text file that are not empty, without the blanks around them.
+
+    Raises:
+        InputError: the file cannot be read; the message says what is ``wanted``.
+    """
+    try:
+        return [line.strip() for line in path.read_text(encoding="utf-8").splitlines() if line.strip()]
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"{path} cannot be read ({error}); give a text file with {wanted}.") from None

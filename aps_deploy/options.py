@@ -71,6 +71,9 @@ Budget = Annotated[
     ),
 ]
 Seed = Annotated[int, Option("--seed", min=0, max=2**32 - 1, help="Seed of everything drawn at random.")]
+ClassNames = Annotated[
+    Path | None, Option("--class-names", metavar="FILE", help="Text file with one class name per line.")
+]
 Output = Annotated[Path, Option("--output", "-o", metavar="FILE", help="File to write.", show_default=False)]
 OptionalData = Annotated[
     Path | None, Option("--data", metavar="DIR", help="Folder of images, one subfolder per class.")

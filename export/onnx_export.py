@@ -24,7 +24,7 @@ from aps_deploy.export.precisions import Precision, in_half_precision, resolve_o
 from aps_deploy.export.quantisation import CalibrationMethod, quantised
 from aps_deploy.export.tracing import trace
 from aps_deploy.files import atomic_path
-from aps_deploy.models import ResNet, load_checkpoint
+from aps_deploy.models import SelectingNetwork, load_checkpoint
 from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.runtimes.metadata import METADATA_KEY, ModelMetadata, SelectionTensors
 from aps_deploy.runtimes.sidecar import sidecar_path
@@ -35,7 +35,7 @@ _MAX_FILE_BYTES = 2**31 - 1
 
 
 def export_onnx(
-    model: ResNet,
+    model: SelectingNetwork,
     path: str | os.PathLike[str],
     *,
     polyphase: PolyphaseForm | str = "where",
@@ -95,7 +95,12 @@ def export_onnx(
     narrowed = in_precision(traced, kind, calibrated, kept)
     proto = finish_onnx(with_dynamic_size(narrowed) if dynamic_size else narrowed, form, padding)
     metadata = dataclasses.replace(
-        _describe(model, proto, form), precision=kind, preprocessing=preprocessing, kept_fp32=kept
+        _describe(model, proto, form),
+        precision=kind,
+        preprocessing=preprocessing,
+        kept_fp32=kept,
+        calibration=None if calibrated is None else calibrated.to_dict(),
+        git_revision=source_revision(),
     )
     document = {
         **metadata.to_dict(),
@@ -103,8 +108,6 @@ def export_onnx(
         "dynamic_size": dynamic_size,
         "opset": version,
         "circular_padding": padding,
-        "calibration": None if calibrated is None else calibrated.to_dict(),
-        "git_revision": source_revision(),
     }
     proto.metadata_props.add(key=METADATA_KEY, value=json.dumps(document, ensure_ascii=False, allow_nan=False))
     content = _checked_bytes(proto)
@@ -176,7 +179,7 @@ def export_checkpoint(
     )
 
 
-def trace_onnx(model: ResNet, *, height: int, width: int, opset: int) -> onnx.ModelProto:
+def trace_onnx(model: SelectingNetwork, *, height: int, width: int, opset: int) -> onnx.ModelProto:
     """Return ``model`` as a tidied ONNX graph whose custom nodes have no bodies yet; `finish_onnx` gives them.
 
     Args:
@@ -228,7 +231,7 @@ def finish_onnx(
     return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
 
 
-def _describe(model: ResNet, proto: onnx.ModelProto, form: PolyphaseForm) -> ModelMetadata:
+def _describe(model: SelectingNetwork, proto: onnx.ModelProto, form: PolyphaseForm) -> ModelMetadata:
     layers = model.selection_layers
     values = selection_values(proto) if layers else []
     selections = tuple(
@@ -237,7 +240,7 @@ def _describe(model: ResNet, proto: onnx.ModelProto, form: PolyphaseForm) -> Mod
     return dataclasses.replace(ModelMetadata.from_model(model), selections=selections, polyphase=form)
 
 
-def _preprocessing_of(model: ResNet, height: int, width: int) -> Preprocessing | None:
+def _preprocessing_of(model: SelectingNetwork, height: int, width: int) -> Preprocessing | None:
     preprocessing: Preprocessing | None = getattr(model, "preprocessing", None)
     if height != width or preprocessing is None:
         return None  # it crops squares; whoever exports a rectangle prepares the images too
@@ -255,7 +258,7 @@ def _checked_bytes(proto: onnx.ModelProto) -> bytes:
     return content
 
 
-def _check_parameters(model: ResNet) -> None:
+def _check_parameters(model: SelectingNetwork) -> None:
     dtypes = {parameter.dtype for parameter in model.parameters()}
     if dtypes - {torch.float32}:
         seen = ", ".join(sorted(str(dtype).removeprefix("torch.") for dtype in dtypes))
@@ -265,7 +268,7 @@ def _check_parameters(model: ResNet) -> None:
         )
 
 
-def _checked_size(model: ResNet, image_size: int | tuple[int, int]) -> tuple[int, int]:
+def _checked_size(model: SelectingNetwork, image_size: int | tuple[int, int]) -> tuple[int, int]:
     height, width = (image_size, image_size) if isinstance(image_size, int) else image_size
     if height < 1 or width < 1:
         raise InputError(f"image size {height}x{width} is not positive; use {model.spec.default_image_size}.")

@@ -45,6 +45,7 @@ _OPSET_REASONS: dict[Precision, str] = {
 
 _HALF_TYPES: dict[str, int] = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
 _FLOAT32_CONSUMERS = {"Gemm", "MatMul"}
+_SHAPERS = {"Flatten", "Identity", "Reshape", "Squeeze", "Unsqueeze"}
 
 
 def resolve_precision(name: str) -> Precision:
@@ -84,8 +85,10 @@ def in_half_precision(
         kept: Names of convolutions that compute in float32 all the same, with float32 weights, on half-precision maps.
 
     Raises:
-        ApsError: a weight is beyond the largest number of the precision.
+        ApsError: a weight is beyond the largest number of the precision, or something but the classifier reads a
+            pooled value.
     """
+    _check_pooled(traced.graph, precision)
     proto = onnx.ModelProto()
     proto.CopyFrom(traced)
     graph, kind = proto.graph, _HALF_TYPES[precision]
@@ -101,6 +104,20 @@ def in_half_precision(
     # They describe the float32 graph; `finish_onnx` infers them anew.
     del graph.value_info[:]
     return proto
+
+
+def _check_pooled(graph: onnx.GraphProto, precision: str) -> None:
+    """Refuse converted networks that compute with pooled values, which are float32, before their classifier."""
+    pooled: set[str] = set()
+    for node in graph.node:
+        is_pooling = node.domain == DOMAIN and node.op_type.startswith(EXACT_MEAN_OP)
+        if is_pooling or (node.op_type in _SHAPERS and pooled.intersection(node.input)):
+            pooled.update(node.output)
+        elif node.op_type not in _FLOAT32_CONSUMERS and pooled.intersection(node.input):
+            raise ApsError(
+                f"{precision} is written for networks whose pooled values only the classifier reads, and here "
+                f"{node.name} does; export in fp32."
+            )
 
 
 def _keep_weights(graph: onnx.GraphProto, kept: Collection[str]) -> None:

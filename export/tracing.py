@@ -21,7 +21,7 @@ from aps_deploy.export.bodies import exact_mean_op
 from aps_deploy.export.forms import INDICES_NAME
 from aps_deploy.export.graph_edits import rename_values
 from aps_deploy.export.op_names import DOMAIN, DOMAIN_VERSION, Choice, index_op, take_op
-from aps_deploy.models import ResNet
+from aps_deploy.models import SelectingNetwork
 from aps_deploy.polyphase import exporting
 
 INPUT_NAME = "images"
@@ -32,7 +32,7 @@ BATCH_NAME = "batch"
 class _ExportedForward(nn.Module):
     """The model's exported signature: logits, and the indices where the network selects anything."""
 
-    def __init__(self, model: ResNet, num_selections: int) -> None:
+    def __init__(self, model: SelectingNetwork, num_selections: int) -> None:
         super().__init__()
         self.model = model
         self.num_selections = num_selections
@@ -42,7 +42,7 @@ class _ExportedForward(nn.Module):
         return (logits, indices) if self.num_selections else (logits,)
 
 
-def trace(model: ResNet, *, height: int, width: int, opset: int) -> onnx.ModelProto:
+def trace(model: SelectingNetwork, *, height: int, width: int, opset: int) -> onnx.ModelProto:
     """Return the evaluation of ``model`` as an ONNX graph with nodes of the domain ``aps``, which have no bodies yet.
 
     The model is copied to the CPU first and left as it is. The batch is dynamic, the map size is not.

@@ -2,7 +2,9 @@
 
     scripts/certify                              256 packaged images, 64 of 1,023 shifts: minutes per precision
     scripts/certify --budget 262144              every shift of them: an hour or so per precision on two cores
-    scripts/certify --calibration cifar10/train  ranges of the int8 file from images that it is not verified on
+    scripts/certify --data cifar10/test --images 10000 --budget 80000 --calibration cifar10/train
+                                                 all test images, 8 shifts each; ranges of the int8 file from images
+                                                 that it is not verified on
 
 A certificate that did not pass is not kept: what failed is printed, and the exit code is 1. Run it again
 whenever the packaged network changes; tests/verification/test_kept_certificates.py says when.
@@ -13,6 +15,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shlex
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -30,7 +33,7 @@ IMAGES = "cifar10"
 FOLDER = Path(__file__).resolve().parent.parent / "docs" / "certificates"
 PRECISIONS = ("fp32", "fp16", "bf16", "int8")
 # ONNX Runtime has no bf16 kernels on a CPU; onnx's evaluator has all of them and takes 0.2 s an image.
-SLOW_IMAGES, SLOW_SHIFTS = 4, 3
+SLOW_IMAGES, SLOW_SHIFTS = 32, 8
 
 
 def certify(precision: str, chosen: argparse.Namespace) -> Certificate:
@@ -42,7 +45,7 @@ def certify(precision: str, chosen: argparse.Namespace) -> Certificate:
     return verify_path(
         file,
         NAME,
-        IMAGES,
+        data_name(chosen.data),
         num_images=min(chosen.images, SLOW_IMAGES) if slow else chosen.images,
         shifts=SLOW_SHIFTS if slow else "all",
         budget=None if slow else chosen.budget,
@@ -56,10 +59,11 @@ def table(certificates: dict[str, Certificate]) -> str:
     """Return the page that shows what the certificates say."""
     head = (
         "# Certificates of the packaged network\n\n"
-        f"`{NAME}`, exported in every precision and verified by `scripts/certify` on the images inside the package.\n"
+        f"`{NAME}`, exported in every precision and verified by `scripts/certify`; images are those in the package\n"
+        f"(`{IMAGES}`) or of the folder named.\n"
         "`aps-deploy verify --from FILE --report report.html` makes a page of one.\n\n"
-        "| file | runtime | images x shifts | same bits | same class | smallest cosine | accuracy | other choices, "
-        "all explained |\n| --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
+        "| file | runtime | images | images x shifts | same bits | same class | smallest cosine | accuracy "
+        "| other choices, all explained |\n| --- | --- | --- | ---: | ---: | ---: | ---: | ---: | ---: |\n"
     )
     rows = []
     for precision, certificate in certificates.items():
@@ -67,20 +71,43 @@ def table(certificates: dict[str, Certificate]) -> str:
         explained, agreed = (certificate.counts[name] for name in ("explained", "agreed"))
         rows.append(
             f"| [{precision}]({NAME}.{precision}.certificate.json) | {certificate.environment['runtime']} "
+            f"| {_folder_of(certificate)} "
             f"| {shifts['num_images']} x {shifts['num_shifts']} | {shifts['identical_pairs_percent']:.2f} % "
             f"| {shifts['top1_percent']:.2f} % | {parity['cosine']:.6f} | {parity['file_accuracy_percent']:.1f} % "
             f"| {explained} of {agreed + explained} |\n"
         )
-    return head + "".join(rows)
+    return head + "".join(rows) + "".join(_calibrated(each) for each in certificates.values())
+
+
+def _folder_of(certificate: Certificate) -> str:
+    words = shlex.split(certificate.command or "")
+    return words[words.index("--data") + 1]
+
+
+def _calibrated(certificate: Certificate) -> str:
+    """Return the sentence on an int8 file's ranges; empty for another file."""
+    calibration = certificate.file.get("calibration")
+    if calibration is None:
+        return ""
+    return (
+        f"\nThe ranges of the int8 file come from {calibration['images']} images (hash `{calibration['sha256'][:16]}`, "
+        f"{calibration['method']}).\n"
+    )
+
+
+def data_name(folder: Path | str) -> str:
+    """Return the name under which a folder of images stands in the commands of the certificates."""
+    return IMAGES if folder == IMAGES else "-".join(Path(folder).parts[-2:])
 
 
 @contextlib.contextmanager
-def _working_folder() -> Iterator[Path]:
+def _working_folder(data: Path | str) -> Iterator[Path]:
     """Enter a folder in which the names of the certificates' commands stand for what was verified."""
     before = Path.cwd()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        (folder / IMAGES).symlink_to(packaged_images()[IMAGES], target_is_directory=True)
+        source = packaged_images()[IMAGES] if data == IMAGES else Path(data)
+        (folder / data_name(data)).symlink_to(source, target_is_directory=True)
         os.chdir(folder)
         try:
             yield folder
@@ -91,13 +118,17 @@ def _working_folder() -> Iterator[Path]:
 def _options(arguments: list[str] | None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Keep certificates of the packaged network.")
     parser.add_argument("--precision", choices=PRECISIONS, nargs="+", default=list(PRECISIONS))
-    parser.add_argument("--images", type=int, default=256, help="images of the package (bf16: 4)")
-    parser.add_argument("--budget", type=int, default=2**14, help="pairs of an image and a shift (bf16: 3 shifts)")
+    parser.add_argument("--data", default=IMAGES, help="folder of labelled images, or the packaged ones")
+    parser.add_argument("--images", type=int, default=256, help=f"how many of them (bf16: {SLOW_IMAGES})")
+    parser.add_argument(
+        "--budget", type=int, default=2**14, help=f"pairs of an image and a shift (bf16: {SLOW_SHIFTS} shifts)"
+    )
     parser.add_argument("--calibration", default=IMAGES, help="folder of images, or the packaged ones")
     parser.add_argument("--out-dir", type=Path, default=FOLDER)
     chosen = parser.parse_args(arguments)
-    if Path(chosen.calibration).is_dir():
-        chosen.calibration = Path(chosen.calibration).resolve()
+    for name in ("data", "calibration"):
+        if Path(getattr(chosen, name)).is_dir():
+            setattr(chosen, name, Path(getattr(chosen, name)).resolve())
     chosen.out_dir = chosen.out_dir.resolve()
     return chosen
 
@@ -106,7 +137,7 @@ def main(arguments: list[str] | None = None) -> int:
     """Write the certificates, and the page of all in the folder, up to one that fails; return the exit code."""
     chosen = _options(arguments)
     chosen.out_dir.mkdir(parents=True, exist_ok=True)
-    with _working_folder():
+    with _working_folder(chosen.data):
         for precision in chosen.precision:
             certificate = certify(precision, chosen)
             print(f"{precision}: {'passed' if certificate.passed else 'FAILED'}", flush=True)

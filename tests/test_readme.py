@@ -12,6 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 import typer.main
 from PIL import Image
 from typer.testing import CliRunner
@@ -19,6 +20,7 @@ from typer.testing import CliRunner
 import aps_deploy
 from aps_deploy.cli import app
 from aps_deploy.files import sha256_of
+from tests.conversion.support import full_network
 
 ROOT = Path(__file__).resolve().parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -72,6 +74,7 @@ SMALLER = {
     # Steps as small as these leave the network near its initialisation: diverged, it would see constants, all tied.
     "train": "--epochs 2 --batch-size 4 --lr 0.001 --image-size 64 --resize 72 --workers 0 --device cpu --no-progress",
     "evaluate": "--shifts 2 --shift-images 4 --device cpu --no-progress",
+    "convert": "",
     "export": "",
     "verify": "--images 4 --shifts 4 --device cpu",
     "predict": "--device cpu",
@@ -93,6 +96,8 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytes
                 Image.fromarray(clouds).resize((100, 90), Image.Resampling.BICUBIC).save(folder / f"{number}.jpg")
     Image.open("photos/val/cat/0.jpg").save("picture.jpg")
 
+    torch.save(full_network("mobilenet_v2").state_dict(), "mobile.pth")
+
     outputs: dict[str, str] = {}
     for line in COMMANDS:
         _, verb, *arguments = shlex.split(line, comments=True)
@@ -113,7 +118,8 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytes
     assert re.search(r"^accuracy +\d+\.\d\d %$", outputs["evaluate"], flags=re.MULTILINE)
     assert json.loads(Path("photos.json").read_text())["sha256"] == sha256_of("photos.onnx")
     certificates = sorted(Path().glob("*certificate*.json"))
-    assert [path.name for path in certificates] == ["photos-fp16.certificate.json", "photos.certificate.json"]
+    names = ["mobile.certificate.json", "photos-fp16.certificate.json", "photos.certificate.json"]
+    assert [path.name for path in certificates] == names
     assert all(json.loads(path.read_text())["passed"] for path in certificates)
     for name in ("photos.html", "photos.xml"):
         assert Path(name).stat().st_size > 1000

@@ -10,7 +10,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from aps_deploy.errors import InputError
-from aps_deploy.models import ResNet, create_model, packaged_models, resolve_arch
+from aps_deploy.models import SelectingNetwork, create_model, packaged_models, resolve_arch
 from aps_deploy.models.weights import read_weights
 from aps_deploy.training.batch_norm import gather_statistics
 from aps_deploy.training.precision import Arithmetic
@@ -32,7 +32,7 @@ def architecture_name(settings: TrainSettings) -> str:
     return resolve_arch(settings.arch, filter_size=settings.filter_size, recipe=settings.recipe)
 
 
-def build_model(settings: TrainSettings, name: str, *, num_classes: int | None) -> ResNet:
+def build_model(settings: TrainSettings, name: str, *, num_classes: int | None) -> SelectingNetwork:
     """Return a freshly initialised network; options at None keep `create_model`'s defaults."""
     choices = {
         "criterion": settings.criterion,
@@ -62,7 +62,7 @@ def weights_file(weights: Path) -> Path:
 
 
 def build_trainer(
-    model: ResNet,
+    model: SelectingNetwork,
     recipe: Recipe,
     arithmetic: Arithmetic,
     *,
@@ -125,7 +125,7 @@ def build_trainer(
     )
 
 
-def moving_average(model: ResNet, decay: float) -> AveragedModel:
+def moving_average(model: SelectingNetwork, decay: float) -> AveragedModel:
     """Return the exponential moving average of a network's weights and of its batch norms' statistics.
 
     It is the network after the first optimizer step, and after every later one decay * average + (1 - decay) * network.

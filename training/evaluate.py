@@ -17,10 +17,10 @@ from aps_deploy.files import read_json
 from aps_deploy.packaged import packaged_models
 from aps_deploy.predict import choose_preprocessing
 from aps_deploy.preprocessing import Preprocessing
+from aps_deploy.progress_bar import Progress
 from aps_deploy.runtimes import ModelMetadata, Session, open_session
 from aps_deploy.runtimes.opening import CHECKPOINT_SUFFIXES, ONNX_SUFFIXES, PLAN_SUFFIXES
 from aps_deploy.training.evaluation_images import EvaluationImages, find_evaluation_images
-from aps_deploy.training.progress import Progress
 from aps_deploy.training.settings import TrainSettings, flag
 from aps_deploy.verification.authors import (
     PROTOCOLS,
@@ -33,7 +33,7 @@ from aps_deploy.verification.consistency import Consistency, measure_consistency
 from aps_deploy.verification.shifts import ShiftSet, shift_set
 
 if TYPE_CHECKING:
-    from aps_deploy.models import ResNet
+    from aps_deploy.models import SelectingNetwork
 
 _CIFAR_LARGEST_SIDE = 64
 
@@ -200,7 +200,7 @@ def _refuse_network_options(settings: TrainSettings, weights: Path) -> None:
             raise InputError(f"{flag(name)} is {value}, but {weights} says itself what it is; leave the flag out.")
 
 
-def _foreign_model(weights: Path, settings: TrainSettings) -> tuple[ResNet, Preprocessing]:
+def _foreign_model(weights: Path, settings: TrainSettings) -> tuple[SelectingNetwork, Preprocessing]:
     from aps_deploy.models.detect import build_detected
     from aps_deploy.models.weights import load_weights, read_weights
     from aps_deploy.training.build import architecture_name

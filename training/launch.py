@@ -193,7 +193,7 @@ def _processes_here(launch_settings: LaunchSettings) -> int:
 
 def _interrupted(settings: TrainSettings, signal_name: str) -> TrainResult:
     """Return the result of a run whose processes saved and ended because this one was told to stop."""
-    from aps_deploy.models import spec
+    from aps_deploy.models import network_spec
     from aps_deploy.training.build import architecture_name
     from aps_deploy.training.loop import TrainResult
     from aps_deploy.training.metrics import METRICS_FILE, last_metrics
@@ -207,6 +207,6 @@ def _interrupted(settings: TrainSettings, signal_name: str) -> TrainResult:
         raise ApsError(f"stopped by {signal_name} before anything was saved; start the run again.")
     stored = load_state(out_dir / STATE_FILE)
     settings = continued(dataclasses.replace(settings, resume=True, weights=None), stored["settings"])
-    recipe = recipe_for(settings, spec(architecture_name(settings)).family)
+    recipe = recipe_for(settings, network_spec(architecture_name(settings)).family)
     position, last = stored["position"], last_metrics(out_dir / METRICS_FILE)
     return TrainResult(out_dir, position["epoch"], recipe.epochs, last, position["best_epoch"], None, signal_name)

@@ -15,8 +15,8 @@ from typing import Any
 
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.files import write_json
-from aps_deploy.models import ResNet, load_checkpoint, load_weights
-from aps_deploy.models import spec as model_spec
+from aps_deploy.models import SelectingNetwork, load_checkpoint, load_weights, network_spec
+from aps_deploy.progress_bar import Progress
 from aps_deploy.training.build import architecture_name, build_model, build_trainer, check_network, weights_file
 from aps_deploy.training.curves import CURVES_FILE, save_curves
 from aps_deploy.training.data import TrainData, find_data
@@ -33,7 +33,6 @@ from aps_deploy.training.outputs import (
 )
 from aps_deploy.training.precision import Arithmetic, find_arithmetic, find_device
 from aps_deploy.training.process import Process, joined_processes
-from aps_deploy.training.progress import Progress
 from aps_deploy.training.recipes import Recipe, recipe_for, recipe_name
 from aps_deploy.training.settings import TrainSettings, continued
 from aps_deploy.training.state import STATE_FILE, Position, load_state, restore_random_states, seed_everything
@@ -138,7 +137,7 @@ class _Parts:
     settings: TrainSettings
     recipe: Recipe
     arithmetic: Arithmetic
-    model: ResNet
+    model: SelectingNetwork
     data: TrainData
     stored: dict[str, Any] | None
 
@@ -152,7 +151,7 @@ def _read(settings: TrainSettings, process: Process) -> _Parts:
         settings = continued(settings, stored["settings"])
     elif process.is_main:
         check_out_dir(out_dir)
-    architecture = model_spec(architecture_name(settings))
+    architecture = network_spec(architecture_name(settings))
     recipe = recipe_for(settings, architecture.family)
     architecture.check_size(recipe.image_size, recipe.image_size, settings.padding or "circular")
     arithmetic = find_arithmetic(recipe.precision, process.device(find_device(settings.device)))
@@ -186,7 +185,7 @@ def _download(settings: TrainSettings) -> None:
     """Fetch the data set once, before several processes look for it."""
     if settings.resume and settings.out_dir is not None:
         settings = continued(settings, load_state(settings.out_dir / STATE_FILE)["settings"])
-    recipe = recipe_for(settings, model_spec(architecture_name(settings)).family)
+    recipe = recipe_for(settings, network_spec(architecture_name(settings)).family)
     if settings.data is not None:
         find_data(settings.data, recipe, download=True)
 
@@ -303,7 +302,7 @@ def _record(run: Run, validation: Validation | None) -> dict[str, Any]:
 
 def _measure(
     run: Run,
-    model: ResNet,
+    model: SelectingNetwork,
     title: str,
     images: LabelledImages,
     stop: StopRequest,
@@ -331,7 +330,7 @@ def _measure(
     )
 
 
-def _fill_weights(model: ResNet, settings: TrainSettings, stored: dict[str, Any] | None) -> None:
+def _fill_weights(model: SelectingNetwork, settings: TrainSettings, stored: dict[str, Any] | None) -> None:
     if stored is not None:
         model.load_state_dict(stored["model"])
     elif settings.weights is not None:

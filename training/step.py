@@ -17,7 +17,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.optim.swa_utils import AveragedModel
 
 from aps_deploy.errors import ApsError
-from aps_deploy.models import ResNet
+from aps_deploy.models import SelectingNetwork
 from aps_deploy.training.augment import augment, draw, normalise
 from aps_deploy.training.images import LabelledImages
 from aps_deploy.training.precision import Arithmetic
@@ -41,7 +41,7 @@ def generator_for(seed: int, *place: int) -> Generator:
 class Trainer:
     """The objects an optimizer step works on."""
 
-    model: ResNet
+    model: SelectingNetwork
     forward: Callable[[Tensor], Tensor]
     """The model, compiled or not; among several processes, what averages its gradients over them."""
     optimizer: torch.optim.Optimizer
@@ -55,9 +55,9 @@ class Trainer:
     """Moving average of the weights and of the batch norms' statistics, where the recipe asks for one."""
 
     @property
-    def result(self) -> ResNet:
+    def result(self) -> SelectingNetwork:
         """The network that is validated and kept: the average where there is one."""
-        return self.model if self.average is None else cast(ResNet, self.average.module)
+        return self.model if self.average is None else cast(SelectingNetwork, self.average.module)
 
     def index_batches(self, num_images: int, epoch: int) -> list[Tensor]:
         """Return the image indices of every step of an epoch, of all processes together."""

@@ -15,6 +15,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from aps_deploy.demo.change_maps import change_maps
 from aps_deploy.demo.measuring import Measurement, Workload, measure, reference_logits
 from aps_deploy.demo.picture import save_heat_maps
 from aps_deploy.demo.samples import sample_folder, write_training_tree
@@ -26,7 +27,7 @@ from aps_deploy.models import load_checkpoint, packaged_models
 from aps_deploy.runtimes import available_runtimes, resolve_runtime
 from aps_deploy.training.loop import run_training
 from aps_deploy.training.settings import TrainSettings
-from aps_deploy.verification import shift_set, verify_path
+from aps_deploy.verification import Consistency, shift_set, verify_path
 
 Report = Callable[[str], None]
 Progress = Callable[[str, int, int], None]
@@ -268,13 +269,14 @@ def _compare(
     progress: Progress | None,
 ) -> tuple[Measurement, ...]:
     """Return the table, and draw the picture from its ONNX Runtime lines."""
-    preprocessing = load_checkpoint(checkpoints[APS]).preprocessing
-    data = load_folder(sample_folder(), preprocessing)
-    side = preprocessing.image_size
+    network = load_checkpoint(checkpoints[APS])
+    data = load_folder(sample_folder(), network.preprocessing)
+    side = network.preprocessing.image_size
     every = shift_set("all", height=side, width=side)
     report(f"trying all {len(every) + 1:,} shifts on {settings.num_shifted} images, in every runtime")
-    some, few = _spread(data, settings.num_shifted), _spread(data, _REFERENCE_IMAGES)
-    full = Workload(data, some.images, every)
+    # The images and shifts that ``verify`` took in the slow runtime, so that table and verdict are about the same.
+    few = load_folder(sample_folder(), network.preprocessing, _REFERENCE_IMAGES)
+    full = Workload(data, _spread(data, settings.num_shifted).images, every)
     brief = Workload(few, few.images, shift_set(_REFERENCE_SHIFTS, height=side, width=side))
     expected = {
         (name, workload is brief): reference_logits(path, workload.data.images)
@@ -282,7 +284,7 @@ def _compare(
         for workload in (full, brief)
     }
     lines = []
-    heat_maps = {}
+    drawn: dict[str, tuple[Path, Consistency]] = {}
     for file in _with_checkpoints(checkpoints, files):
         for runtime in file.runtimes():
             line = measure(
@@ -297,8 +299,16 @@ def _compare(
             )
             lines.append(line)
             if runtime == "onnxruntime" and file.form == "where":
-                heat_maps[f"{file.model}.onnx"] = line.consistency.heat_map(side, side)
-    save_heat_maps(work / PICTURE_FILE, heat_maps, settings.num_shifted)
+                drawn[f"{file.model}.onnx"] = file.path, line.consistency
+    report(f"drawing what shifts do to all {len(data)} images")
+    maps, num_images = change_maps(
+        {title: path for title, (path, _) in drawn.items()},
+        data.images,
+        {title: found for title, (_, found) in drawn.items()},
+        total_stride=network.spec.total_stride,
+        progress=progress,
+    )
+    save_heat_maps(work / PICTURE_FILE, maps, num_images)
     return tuple(lines)
 
 

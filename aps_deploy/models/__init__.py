@@ -9,10 +9,12 @@ from aps_deploy.models.checkpoints import (
 )
 from aps_deploy.models.importing import ImportResult, import_weights
 from aps_deploy.models.layouts import Layout, detect_layout
+from aps_deploy.models.network import SelectingNetwork
 from aps_deploy.models.registry import (
     ModelSummary,
     create_model,
     list_models,
+    network_spec,
     resolve_arch,
     spec,
     summarise,
@@ -30,6 +32,7 @@ __all__ = [
     "ModelSpec",
     "ModelSummary",
     "ResNet",
+    "SelectingNetwork",
     "SelectionTrace",
     "TrainedModel",
     "create_model",
@@ -39,6 +42,7 @@ __all__ = [
     "load_checkpoint",
     "load_weights",
     "locate_checkpoint",
+    "network_spec",
     "packaged_models",
     "resolve_arch",
     "save_checkpoint",

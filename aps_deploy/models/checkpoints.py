@@ -15,13 +15,15 @@ from typing import Any
 import safetensors
 import torch
 from safetensors.torch import save
+from torch import Tensor
 
 import aps_deploy
 from aps_deploy.errors import InputError, near_matches
 from aps_deploy.files import atomic_path, sha256_of
 from aps_deploy.models.layouts import canonical_weights, state_dict_of
+from aps_deploy.models.names import is_converted
+from aps_deploy.models.network import SelectingNetwork
 from aps_deploy.models.registry import create_model
-from aps_deploy.models.resnet import ResNet
 from aps_deploy.models.weights import load_canonical, read_tensors
 from aps_deploy.packaged import packaged_models
 from aps_deploy.preprocessing import Preprocessing
@@ -45,7 +47,7 @@ class CheckpointInfo:
     training: dict[str, Any] = field(default_factory=dict)
 
 
-class TrainedModel(ResNet):
+class TrainedModel(SelectingNetwork):
     """A network as :func:`load_checkpoint` returns it: with its preprocessing, class names and origin."""
 
     preprocessing: Preprocessing
@@ -76,7 +78,7 @@ def locate_checkpoint(path_or_name: str | os.PathLike[str]) -> Path:
 
 def save_checkpoint(
     path: str | os.PathLike[str],
-    model: ResNet,
+    model: SelectingNetwork,
     *,
     preprocessing: Preprocessing,
     class_names: list[str] | tuple[str, ...] | None = None,
@@ -101,6 +103,11 @@ def save_checkpoint(
         raise InputError(
             f"cannot write {path}: a checkpoint's name ends in .safetensors; "
             f"use {Path(path).with_suffix('.safetensors')}."
+        )
+    if model.spec.name.startswith("converted:"):
+        raise InputError(
+            f"{model.spec.name} was converted from a network in memory, which a checkpoint cannot build again; keep "
+            "its state_dict, or convert a network of torchvision by name with: aps-deploy convert"
         )
     if class_names is not None and len(class_names) != model.options.num_classes:
         raise InputError(f"{len(class_names)} class names do not fit a network of {model.options.num_classes} classes.")
@@ -195,7 +202,10 @@ def load_checkpoint(path_or_name: str | os.PathLike[str]) -> TrainedModel:
         raise _damaged(path, error) from error
     state = state_dict_of(read_tensors(path), str(path))
     wide = {key: value.float() if value.is_floating_point() else value for key, value in state.items()}
-    load_canonical(model, canonical_weights(wide))
+    if is_converted(model.spec.name):
+        _load_converted(model, wide, path)
+    else:
+        load_canonical(model, canonical_weights(wide))
     trained = _as_trained(model)
     trained.preprocessing = preprocessing
     trained.class_names = None if names is None else tuple(names)
@@ -203,8 +213,20 @@ def load_checkpoint(path_or_name: str | os.PathLike[str]) -> TrainedModel:
     return trained.eval()
 
 
-def _as_trained(model: ResNet) -> TrainedModel:
+def _as_trained(model: SelectingNetwork) -> TrainedModel:
     # The same module with three attributes more; building it twice would double the time to load.
-    model.__class__ = TrainedModel
+    model.__class__ = _trained_class(type(model))
     assert isinstance(model, TrainedModel)
     return model
+
+
+def _trained_class(kind: type[SelectingNetwork]) -> type[SelectingNetwork]:
+    return type(f"Trained{kind.__name__}", (TrainedModel, kind), {})
+
+
+def _load_converted(model: SelectingNetwork, state: dict[str, Tensor], path: Path) -> None:
+    # Its names are the original's, which need no translation.
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise InputError(f"the tensors in {path} do not fit {model.spec.name}; the file is damaged.") from error

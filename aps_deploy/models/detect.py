@@ -8,8 +8,8 @@ from typing import Any
 
 from aps_deploy.errors import InputError
 from aps_deploy.models.layouts import Weights
+from aps_deploy.models.network import SelectingNetwork
 from aps_deploy.models.registry import create_model, list_models, spec
-from aps_deploy.models.resnet import ResNet
 from aps_deploy.models.spec import Sampler
 
 
@@ -113,7 +113,7 @@ def _is_pool_only(weights: Weights) -> bool:
     return sum(key.startswith("maxpool.") for key in weights.blur_shapes) == 1
 
 
-def build_detected(weights: Weights, **overrides: Any) -> tuple[ResNet, DetectedModel]:
+def build_detected(weights: Weights, **overrides: Any) -> tuple[SelectingNetwork, DetectedModel]:
     """Return the detected network (its weights not yet loaded), ``overrides`` that are not None taking precedence."""
     detected = detect_model(weights)
     arguments = detected.arguments | {key: value for key, value in overrides.items() if value is not None}

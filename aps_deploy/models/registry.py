@@ -11,6 +11,8 @@ import torch
 
 from aps_deploy.errors import InputError, near_matches
 from aps_deploy.layers import OddMaps, Padding, check_padding
+from aps_deploy.models.names import is_converted
+from aps_deploy.models.network import NetworkSpec, SelectingNetwork
 from aps_deploy.models.resnet import ModelOptions, ResNet
 from aps_deploy.models.spec import Family, ModelSpec, specs_of_family
 from aps_deploy.polyphase import Criterion, SelectionMode, resolve_criterion, resolve_selection_mode
@@ -42,6 +44,18 @@ def spec(name: str) -> ModelSpec:
     return _REGISTRY[name]
 
 
+def network_spec(name: str) -> NetworkSpec:
+    """Return what is known of any name that `create_model` takes: `spec`, or that of a converted network.
+
+    Raises:
+        InputError: as `create_model`.
+    """
+    if not is_converted(name):
+        return spec(name)
+    with torch.device("meta"):
+        return create_model(name).spec
+
+
 def list_models(pattern: str = "*") -> list[str]:
     """Return the registered names that match a shell pattern, in natural order (``resnet18`` before ``resnet101``)."""
 
@@ -60,11 +74,11 @@ def create_model(
     pool_only: bool = False,
     padding: Padding | str = "circular",
     odd_maps: OddMaps = "error",
-) -> ResNet:
+) -> SelectingNetwork:
     """Return a freshly initialised network, in training mode.
 
     Args:
-        name: a name of :func:`list_models`.
+        name: a name of :func:`list_models`, or ``torchvision:resnet50_aps1`` and the like, whose padding is circular.
         num_classes: 10 (CIFAR family) or 1000 (ImageNet family) by default.
         criterion: the norm by which APS chooses; the authors' spellings are accepted.
         selection: ``exact`` integer sums, or ``float`` norms as in the authors' code.
@@ -76,6 +90,8 @@ def create_model(
     Raises:
         InputError: an unknown name or option, or options that do not go together.
     """
+    if is_converted(name):
+        return _create_converted(name, num_classes, criterion, selection, (pool_only, padding, odd_maps))
     found = spec(name)
     classes = found.default_num_classes if num_classes is None else num_classes
     if classes < 1:
@@ -95,6 +111,17 @@ def create_model(
     return ResNet(found, options)
 
 
+def _create_converted(
+    name: str, num_classes: int | None, criterion: str, selection: str, others: tuple[bool, str, str]
+) -> SelectingNetwork:
+    # Converting builds on this package; only the name of what it makes is known here.
+    from aps_deploy.conversion.torchvision_models import create_converted
+
+    if others != (False, "circular", "error"):
+        raise InputError(f"{name} is converted: it has circular padding, samples in every layer, and refuses odd maps.")
+    return create_converted(name, num_classes=num_classes, criterion=criterion, selection=selection)
+
+
 def resolve_arch(arch: str, *, filter_size: int | None = None, recipe: str | None = None) -> str:
     """Return the registered name for an architecture given our way or the authors' way.
 
@@ -109,6 +136,8 @@ def resolve_arch(arch: str, *, filter_size: int | None = None, recipe: str | Non
     Raises:
         InputError: no such architecture, or two filter sizes that disagree.
     """
+    if is_converted(arch):
+        return _resolve_converted(arch, filter_size)
     parts = re.fullmatch(r"(?P<base>.*?)(?:_(?P<sampler>lpf|aps)(?P<size>\d*))?", arch)
     assert parts is not None
     base, sampler, size = parts["base"], parts["sampler"], parts["size"]
@@ -129,6 +158,17 @@ def resolve_arch(arch: str, *, filter_size: int | None = None, recipe: str | Non
         )
     # The authors' default filter size is 1.
     return spec(f"{base}_{sampler}{size or filter_size or 1}").name
+
+
+def _resolve_converted(arch: str, filter_size: int | None) -> str:
+    from aps_deploy.conversion.torchvision_models import parse_name
+
+    named = parse_name(arch)[1]
+    if filter_size not in (None, named):
+        raise InputError(
+            f"architecture {arch!r} names filter size {named}, but filter size {filter_size} was asked for."
+        )
+    return arch
 
 
 def summarise(name: str) -> ModelSummary:

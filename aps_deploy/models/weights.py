@@ -81,7 +81,9 @@ def read_pickle(file: Path) -> Any:
                 f"{file} contains pickled code, which is never run; save it again as a plain state dict with "
                 "torch.save(model.state_dict(), ...)."
             ) from error
-        raise InputError(f"{file} is not a PyTorch checkpoint, or is corrupt.") from error
+        raise InputError(
+            f"{file} is not a PyTorch checkpoint, or is corrupt; give a .safetensors file or one that torch.save wrote."
+        ) from error
 
 
 def read_weights(path: str | os.PathLike[str]) -> Weights:

@@ -63,6 +63,8 @@ class ModelMetadata:
         kept_fp32: nodes of the graph that compute in float32 although the file is of another precision, by name.
         checkpoint_sha256: hash of the checkpoint the file was made from.
         aps_deploy_version: version that wrote the file.
+        calibration: how many images the ranges of an ``int8`` file come from, their hash and the method; None else.
+        git_revision: commit of the sources that wrote it; None for an installed package and for a checkpoint.
     """
 
     architecture: str | None = None
@@ -84,6 +86,8 @@ class ModelMetadata:
     kept_fp32: tuple[str, ...] = ()
     checkpoint_sha256: str | None = None
     aps_deploy_version: str | None = None
+    calibration: Mapping[str, Any] | None = None
+    git_revision: str | None = None
 
     @property
     def is_known(self) -> bool:

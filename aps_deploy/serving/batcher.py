@@ -17,7 +17,7 @@ from aps_deploy.errors import ApsError
 from aps_deploy.serving.engine import Tensors
 from aps_deploy.serving.errors import UnavailableError, serving_error_of
 from aps_deploy.serving.execution import Engine, Execution, Outputs, Work, Worker
-from aps_deploy.serving.statistics import ModelStatistics
+from aps_deploy.serving.statistics import FailureReason, ModelStatistics
 
 _SWEEP_SECONDS = 0.02
 """How often the queue is searched for requests whose client left or whose deadline passed."""
@@ -72,7 +72,13 @@ class Batcher:
         return len(self._queue) + (len(self._workers) - len(self._idle))
 
     def submit(
-        self, tensors: Tensors, num_rows: int, *, deadline_ns: int | None = None, arrived_ns: int | None = None
+        self,
+        tensors: Tensors,
+        num_rows: int,
+        *,
+        deadline_ns: int | None = None,
+        arrived_ns: int | None = None,
+        is_background: bool = False,
     ) -> asyncio.Future[Outputs]:
         """Queue one request and return the future of its outputs; cancelling it drops the request.
 
@@ -81,23 +87,24 @@ class Batcher:
             num_rows: images in it.
             deadline_ns: when it expires, by the monotonic clock; the policy's deadline holds as well.
             arrived_ns: when it came, by the monotonic clock; None for now.
+            is_background: whether every other request goes first, and may take its place in a full queue; it is in no
+                count of requests, only in those of runs.
 
         Raises:
             UnavailableError: the queue is full, or the model is being unloaded.
         """
         now = time.monotonic_ns()
-        if self._is_closed or len(self._queue) >= self.policy.max_queue:
-            self._statistics.add_failure("REJECTED")
+        if self._is_closed or not self._has_room(is_background=is_background):
+            if not is_background:
+                self._statistics.add_failure("REJECTED")
             if self._is_closed:
                 raise UnavailableError(f"model '{self._name}' is being unloaded; try again.")
-            raise UnavailableError(
-                f"the queue of model '{self._name}' is full ({self.policy.max_queue} requests wait); try again later."
-            )
+            raise self._full()
         own = None if self.policy.deadline_ns is None else now + self.policy.deadline_ns
         deadline = min((limit for limit in (own, deadline_ns) if limit is not None), default=None)
         shapes = tuple(values.shape[1:] for values in tensors.values())
         answer: asyncio.Future[Outputs] = self._loop.create_future()
-        self._queue.append(Work(tensors, num_rows, shapes, answer, arrived_ns or now, deadline))
+        self._enqueue(Work(tensors, num_rows, shapes, answer, arrived_ns or now, deadline, is_background))
         self._dispatch()
         if self._queue and self._sweep is None:
             self._sweep = self._loop.call_later(_SWEEP_SECONDS, self._sweep_queue)
@@ -117,6 +124,27 @@ class Batcher:
         # Queue and workers name each other: let go, so that the model's memory needs no collector to be freed.
         self._workers.clear()
         self._idle.clear()
+
+    def _has_room(self, *, is_background: bool) -> bool:
+        """Tell whether one more request may wait; a background request gives its place in a full queue to another."""
+        if len(self._queue) >= self.policy.max_queue and not is_background and self._queue[-1].is_background:
+            expelled = self._queue.pop()
+            if not expelled.answer.done():
+                expelled.answer.set_exception(self._full())
+        return len(self._queue) < self.policy.max_queue
+
+    def _full(self) -> UnavailableError:
+        return UnavailableError(
+            f"the queue of model '{self._name}' is full ({self.policy.max_queue} requests wait); try again later."
+        )
+
+    def _enqueue(self, work: Work) -> None:
+        position = len(self._queue)
+        if not work.is_background:
+            # Background requests are few, and always the last ones.
+            while position and self._queue[position - 1].is_background:
+                position -= 1
+        self._queue.insert(position, work)
 
     def _dispatch(self) -> None:
         while self._idle and self._queue:
@@ -154,10 +182,10 @@ class Batcher:
     def _is_wanted(self, work: Work, now: int) -> bool:
         """Tell whether anybody still waits for a request; refuse it where its deadline passed."""
         if work.answer.done():
-            self._statistics.add_failure("CANCELED", now - work.arrived_ns)
+            self._count_failure(work, "CANCELED", now)
             return False
         if work.deadline_ns is not None and work.deadline_ns <= now:
-            self._statistics.add_failure("REJECTED", now - work.arrived_ns)
+            self._count_failure(work, "REJECTED", now)
             waited_ms = (now - work.arrived_ns) / 1e6
             work.answer.set_exception(UnavailableError(f"the request expired after waiting {waited_ms:.0f} ms."))
             return False
@@ -187,13 +215,17 @@ class Batcher:
         if not isinstance(execution.results[0], ApsError):
             self._statistics.add_execution(execution.num_rows, execution.durations)
         for work, result in zip(execution.works, execution.results, strict=True):
-            total_ns = now - work.arrived_ns
             if work.answer.done():
-                self._statistics.add_failure("CANCELED", total_ns)
+                self._count_failure(work, "CANCELED", now)
             elif isinstance(result, ApsError):
-                self._statistics.add_failure("BACKEND", total_ns)
+                self._count_failure(work, "BACKEND", now)
                 work.answer.set_exception(serving_error_of(result))
             else:
-                queue_ns = execution.started_ns - work.arrived_ns
-                self._statistics.add_success(work.num_rows, queue_ns, total_ns, execution.durations)
+                if not work.is_background:
+                    queue_ns, total_ns = execution.started_ns - work.arrived_ns, now - work.arrived_ns
+                    self._statistics.add_success(work.num_rows, queue_ns, total_ns, execution.durations)
                 work.answer.set_result(result)
+
+    def _count_failure(self, work: Work, reason: FailureReason, now: int) -> None:
+        if not work.is_background:
+            self._statistics.add_failure(reason, now - work.arrived_ns)

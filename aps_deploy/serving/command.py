@@ -52,6 +52,18 @@ def serve(
     max_elements: Annotated[
         int, typer.Option("--max-elements", metavar="N", help="Most tensor elements in one request.")
     ] = 1 << 24,
+    max_header_kb: Annotated[
+        float, typer.Option("--max-header-kb", metavar="KB", help="Largest headers of a request, together.")
+    ] = 16.0,
+    max_connections: Annotated[
+        int, typer.Option("--max-connections", metavar="N", help="Connections at once; further ones get 503.")
+    ] = 512,
+    header_timeout_s: Annotated[
+        float, typer.Option("--header-timeout-s", metavar="S", help="How long the headers may take to arrive.")
+    ] = 30.0,
+    body_timeout_s: Annotated[
+        float, typer.Option("--body-timeout-s", metavar="S", help="How long a body may take, and a response be unread.")
+    ] = 30.0,
     drain_delay_s: Annotated[
         float,
         typer.Option("--drain-delay-s", metavar="S", help="After SIGTERM: not ready, but still open, for so long."),
@@ -63,6 +75,25 @@ def serve(
         bool,
         typer.Option("--require-certificate", help="Serve only files whose certificate, beside them, passed."),
     ] = False,
+    canary_s: Annotated[
+        float | None,
+        typer.Option(
+            "--canary",
+            metavar="SECONDS",
+            help="Shift a stored image through every model so often, and compare the answers [default: never].",
+        ),
+    ] = None,
+    canary_image: Annotated[
+        Path | None,
+        typer.Option("--canary-image", metavar="FILE", help="That image [default: the model's or a packaged one]."),
+    ] = None,
+    canary_unready: Annotated[
+        bool, typer.Option("--canary-unready", help="Not ready while a model's answer changes with the shift.")
+    ] = False,
+    tls_cert: Annotated[
+        Path | None, typer.Option("--tls-cert", metavar="FILE", help="Certificate chain (PEM): serve over TLS only.")
+    ] = None,
+    tls_key: Annotated[Path | None, typer.Option("--tls-key", metavar="FILE", help="Its key (PEM).")] = None,
     token_file: Annotated[
         Path | None,
         typer.Option(
@@ -101,9 +132,18 @@ def serve(
         max_body_mb=max_body_mb,
         max_image_megapixels=max_image_megapixels,
         max_elements=max_elements,
+        max_header_kb=max_header_kb,
+        max_connections=max_connections,
+        header_timeout_s=header_timeout_s,
+        body_timeout_s=body_timeout_s,
         drain_delay_s=drain_delay_s,
         drain_s=drain_s,
         require_certificate=require_certificate,
+        canary_s=canary_s,
+        canary_image=canary_image,
+        canary_unready=canary_unready,
+        tls_cert=tls_cert,
+        tls_key=tls_key,
         token=read_token(token_file),
         allow_control=allow_control,
         access_log=access_log,

@@ -64,6 +64,10 @@ class BodyTimeoutError(ServingError):
     grpc_status = "DEADLINE_EXCEEDED"
 
 
+class HeadTimeoutError(BodyTimeoutError):
+    """The headers did not arrive in time."""
+
+
 class TooLargeError(ServingError):
     """The request is larger than a limit of the server."""
 
@@ -76,6 +80,13 @@ class UnsupportedContentError(ServingError):
 
     http_status = 415
     grpc_status = "INVALID_ARGUMENT"
+
+
+class HeadTooLargeError(ServingError):
+    """The first line and the headers are larger than a limit of the server."""
+
+    http_status = 431
+    grpc_status = "RESOURCE_EXHAUSTED"
 
 
 class UnsupportedError(ServingError):

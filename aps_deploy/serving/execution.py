@@ -42,6 +42,7 @@ class Work:
         answer: receives the outputs, or the error; cancelled when the client is gone.
         arrived_ns: when it came, by the monotonic clock.
         deadline_ns: when it expires; None for never.
+        is_background: whether it stands behind every other request, and is in no count of requests.
     """
 
     tensors: Tensors
@@ -50,6 +51,7 @@ class Work:
     answer: asyncio.Future[Outputs]
     arrived_ns: int
     deadline_ns: int | None = None
+    is_background: bool = False
 
 
 @dataclasses.dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 
 from aps_deploy.errors import ApsError
 from aps_deploy.serving.access import Gate
-from aps_deploy.serving.errors import ServingError, serving_error_of
+from aps_deploy.serving.errors import BodyTimeoutError, InvalidRequestError, ServingError, serving_error_of
 from aps_deploy.serving.grpc_inference import (
     Message,
     fill_response,
@@ -69,33 +69,55 @@ class GrpcService:
             "RepositoryModelLoad": self._repository_load,
             "RepositoryModelUnload": self._repository_unload,
         }
+        # As streams of one message, which are the same on the wire: gRPC would read the message of a unary call first,
+        # from whoever it is and however long it takes, and only then say that there is a call.
         methods = {
-            name: grpc.unary_unary_rpc_method_handler(
-                self._guarded(name, method), *self._coders(f"{name}Request", f"{name}Response")
+            name: grpc.stream_unary_rpc_method_handler(
+                self._guarded(name, method), None, getattr(self._messages, f"{name}Response").SerializeToString
             )
             for name, method in unary.items()
         }
         methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
-            self._stream, *self._coders("ModelInferRequest", "ModelStreamInferResponse")
+            self._stream,
+            self._messages.ModelInferRequest.FromString,
+            self._messages.ModelStreamInferResponse.SerializeToString,
         )
         return grpc.method_handlers_generic_handler(_SERVICE, methods)
 
-    def _coders(self, request: str, response: str) -> tuple[Any, Any]:
-        return getattr(self._messages, request).FromString, getattr(self._messages, response).SerializeToString
+    async def _read(self, name: str, pieces: AsyncIterator[bytes]) -> Message:
+        """Return the only message of a call.
 
-    def _guarded(self, name: str, method: Method) -> Method:
+        Raises:
+            BodyTimeoutError: it does not arrive in time.
+            InvalidRequestError: there is none, or it cannot be read.
+        """
+        from google.protobuf.message import DecodeError
+
+        seconds = self._settings.body_timeout_s
+        try:
+            async with asyncio.timeout(seconds):
+                data = await anext(pieces)
+            return getattr(self._messages, f"{name}Request").FromString(data)
+        except TimeoutError:
+            raise BodyTimeoutError(f"the message did not arrive within {seconds:g} s.") from None
+        except StopAsyncIteration:
+            raise InvalidRequestError("the call carries no message.") from None
+        except DecodeError:
+            raise InvalidRequestError(f"the message is no {name}Request.") from None
+
+    def _guarded(self, name: str, method: Method) -> Callable[[AsyncIterator[bytes], Any], Awaitable[Message]]:
         """Return the method behind the token, with errors turned into gRPC's statuses."""
         import grpc
 
         needs_token = name not in ("ServerLive", "ServerReady")
 
-        async def call(request: Message, context: Any) -> Message:
+        async def call(pieces: AsyncIterator[bytes], context: Any) -> Message:
             started_ns, metadata = time.monotonic_ns(), dict(context.invocation_metadata())
             request_id = self._ids.name(metadata.get("x-request-id"))
             try:
                 if needs_token:
                     self._gate.check(metadata.get("authorization"))
-                response = await method(request, context)
+                response = await method(await self._read(name, pieces), context)
             except asyncio.CancelledError:
                 self._log.finished(request_id, name, "CANCELLED", started_ns, "the client left")
                 raise
@@ -120,7 +142,7 @@ class GrpcService:
 
     async def _model_ready(self, request: Message, context: Any) -> Message:
         try:
-            self._registry.find(request.name, request.version)
+            self._registry.find_ready(request.name, request.version)
         except ServingError:
             return self._messages.ModelReadyResponse(ready=False)
         return self._messages.ModelReadyResponse(ready=True)

@@ -12,6 +12,7 @@ from aps_deploy import __version__
 from aps_deploy.errors import ApsError
 from aps_deploy.serving.access import Gate
 from aps_deploy.serving.classify import classification, image_tensors
+from aps_deploy.serving.connections import REFUSAL
 from aps_deploy.serving.errors import (
     ForbiddenError,
     InvalidRequestError,
@@ -93,8 +94,12 @@ class HttpApp:
         started_ns = time.monotonic_ns()
         given_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
         request = Request(scope, receive, self._ids.name(given_id), started_ns)
-        what, error, closes = f"{request.method} {request.path}", None, self._registry.is_draining
+        refusal: ServingError | None = scope.get("state", {}).get(REFUSAL)
+        what, error = f"{request.method} {request.path}", None
+        closes = self._registry.is_draining or refusal is not None
         try:
+            if refusal is not None:
+                raise refusal
             response = await self._answer(request)
         except ClientGoneError:
             self._log.finished(request.request_id, what, _CLIENT_CLOSED_REQUEST, started_ns, "the client left")
@@ -167,7 +172,7 @@ class HttpApp:
         return json_response(server_metadata())
 
     async def _model_ready(self, request: Request, name: str, version: str | None) -> Response:
-        self._registry.find(name, version or "")
+        self._registry.find_ready(name, version or "")
         return Response()
 
     async def _model_metadata(self, request: Request, name: str, version: str | None) -> Response:

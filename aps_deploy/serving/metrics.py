@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 
+from aps_deploy.serving.canary_record import CanaryRecord
 from aps_deploy.serving.model import ServedModel
 from aps_deploy.serving.statistics import ModelStatistics
 
@@ -26,6 +27,41 @@ _COUNTERS: tuple[tuple[str, str, Callable[[ModelStatistics], int]], ...] = (
             lambda s, part=part: s.parts[part].ns // 1000,
         )
         for part in ("compute_input", "compute_infer", "compute_output")
+    ),
+)
+
+_CANARY: tuple[tuple[str, str, str, Callable[[CanaryRecord], float | None]], ...] = (
+    (
+        "aps_shift_consistency",
+        "Share of the last canary's shifts that kept the class",
+        "gauge",
+        lambda record: record.consistency,
+    ),
+    (
+        "aps_shift_bit_identity",
+        "Share of the last canary's shifts that kept every bit of the logits",
+        "gauge",
+        lambda record: record.bit_identity,
+    ),
+    (
+        "aps_canary_last_run_timestamp_seconds",
+        "When the last canary ended, in seconds since 1970",
+        "gauge",
+        lambda record: record.last_run_s,
+    ),
+    (
+        "aps_canary_held",
+        "Whether the model promises that shifts change nothing; if not, nothing is a failure",
+        "gauge",
+        lambda record: int(record.promise != "nothing"),
+    ),
+    ("aps_canary_runs_total", "Number of canaries with an outcome", "counter", lambda record: record.num_runs),
+    ("aps_canary_failures_total", "Number of canaries that failed", "counter", lambda record: record.num_failures),
+    (
+        "aps_canary_skipped_total",
+        "Number of canaries given up because the queue was full",
+        "counter",
+        lambda record: record.num_skipped,
     ),
 )
 
@@ -50,6 +86,13 @@ def _lines(models: list[ServedModel], is_ready: bool) -> Iterator[str]:
     yield from _head("aps_requests_joined", "Whether requests may share a run", "gauge")
     for model in models:
         yield f"aps_requests_joined{_labels(model)} {int(model.batcher.policy.joins)}"
+    for name, meaning, kind, canary_value in _CANARY:
+        found = [(model, canary_value(model.canary)) for model in models if model.canary is not None]
+        if found:
+            yield from _head(name, meaning, kind)
+        for model, number in found:
+            if number is not None:  # before the first run there is none
+                yield f"{name}{_labels(model)} {number}"
     yield from _head("aps_server_ready", "Whether the server says that it is ready", "gauge")
     yield f"aps_server_ready {int(is_ready)}"
 

@@ -13,6 +13,7 @@ from typing import Any
 import numpy.typing as npt
 
 from aps_deploy.serving.batcher import Batcher
+from aps_deploy.serving.canary_record import CanaryRecord
 from aps_deploy.serving.door import check_certificate
 from aps_deploy.serving.engine import OnnxEngine
 from aps_deploy.serving.errors import InvalidRequestError
@@ -48,6 +49,7 @@ class LoadedModel:
         version: the version's number.
         config: its complete configuration.
         signature: its tensors.
+        folder: the model's folder in a repository; None for a single file.
         labels: class names of outputs, by output.
         engines: one session per instance.
         joins: whether requests may share runs.
@@ -57,6 +59,7 @@ class LoadedModel:
     version: int
     config: ModelConfig
     signature: Signature
+    folder: Path | None
     labels: Mapping[str, Sequence[str]]
     engines: Sequence[OnnxEngine]
     joins: bool
@@ -97,7 +100,7 @@ def load_model(
             name,
         )
     joins = settings.batching == "always" or (settings.batching == "exact" and independent)
-    return LoadedModel(name, version, complete, signature, labels, engines, joins)
+    return LoadedModel(name, version, complete, signature, folder, labels, engines, joins)
 
 
 def _own_labels(engine: OnnxEngine) -> dict[str, tuple[str, ...]]:
@@ -111,6 +114,9 @@ class ServedModel:
     Args:
         loaded: the version in memory.
         settings: the server's.
+
+    Attributes:
+        canary: what the canary saw of it; None on a server without one.
     """
 
     def __init__(self, loaded: LoadedModel, settings: ServeSettings) -> None:
@@ -118,9 +124,11 @@ class ServedModel:
         self.version = str(loaded.version)
         self.config = loaded.config
         self.signature = loaded.signature
+        self.folder = loaded.folder
         self.labels = loaded.labels
         self.engine = loaded.engines[0]
         self.statistics = ModelStatistics()
+        self.canary = None if settings.canary_s is None else CanaryRecord()
         policy = batch_policy(loaded.config, settings, joins=loaded.joins)
         self.batcher = Batcher(loaded.engines, policy, self.statistics, self.name)
 
@@ -147,6 +155,7 @@ class ServedModel:
         *,
         deadline_ns: int | None = None,
         arrived_ns: int | None = None,
+        is_background: bool = False,
     ) -> asyncio.Future[Outputs]:
         """Check one request's tensors, queue it and return the future of its outputs; see `Batcher.submit`.
 
@@ -158,7 +167,9 @@ class ServedModel:
         for name, spec in self.signature.inputs.items():
             self.engine.check_image_size(spec, tensors[name].shape)
         ordered = {name: tensors[name] for name in self.signature.inputs}
-        return self.batcher.submit(ordered, num_rows, deadline_ns=deadline_ns, arrived_ns=arrived_ns)
+        return self.batcher.submit(
+            ordered, num_rows, deadline_ns=deadline_ns, arrived_ns=arrived_ns, is_background=is_background
+        )
 
     def check_outputs(self, requested: Sequence[RequestedOutput]) -> None:
         """Do nothing where the model has these outputs.

@@ -62,7 +62,24 @@ class Registry:
     def is_ready(self) -> bool:
         """Whether every model answers and the server is not about to stop; a model unloaded on request is no fault."""
         states = {(entry.state, entry.reason) for entry in self._index.values()}
-        return not self.is_draining and all(state == "READY" or reason == "unloaded" for state, reason in states)
+        all_answer = all(state == "READY" or reason == "unloaded" for state, reason in states)
+        return all_answer and not self.is_draining and all(self.is_trusted(model) for model in self.models())
+
+    def is_trusted(self, model: ServedModel) -> bool:
+        """Return whether a model may be called ready: always, unless its canary failed and that was asked to matter."""
+        return not (self._settings.canary_unready and model.canary is not None and model.canary.has_failed)
+
+    def find_ready(self, name: str, version: str = "") -> ServedModel:
+        """Return a version of a model that may be called ready; see `find`.
+
+        Raises:
+            NotFoundError: there is no such model or version.
+            UnavailableError: it does not answer, or its canary failed and that was asked to matter.
+        """
+        model = self.find(name, version)
+        if not self.is_trusted(model):
+            raise UnavailableError(f"model '{name}' version {model.version} failed its canary; it still answers.")
+        return model
 
     def index(self, *, only_ready: bool = False) -> list[IndexEntry]:
         """Return every version that is served or should be, by name and version."""

@@ -18,11 +18,14 @@ from types import FrameType
 from typing import Any
 
 from aps_deploy.errors import ApsError, InputError
+from aps_deploy.serving.canary import canary_picture, watched
+from aps_deploy.serving.connections import ConnectionLimits, protocol_class
 from aps_deploy.serving.grpc_service import GrpcService
 from aps_deploy.serving.http_app import HttpApp
 from aps_deploy.serving.registry import Registry
 from aps_deploy.serving.repository import Repository
 from aps_deploy.serving.settings import ServeSettings
+from aps_deploy.serving.tls import check_key_pair, grpc_credentials
 
 logger = logging.getLogger(__name__)
 
@@ -46,16 +49,18 @@ class Addresses:
         host: the address.
         port: HTTP port.
         grpc_port: gRPC port; None without gRPC.
+        has_tls: whether both speak TLS.
     """
 
     host: str
     port: int
     grpc_port: int | None
+    has_tls: bool = False
 
     @property
     def url(self) -> str:
         """The address of the HTTP side."""
-        return f"http://{_bracketed(self.host)}:{self.port}"
+        return f"http{'s' if self.has_tls else ''}://{_bracketed(self.host)}:{self.port}"
 
 
 class Stopping:
@@ -137,18 +142,22 @@ async def serve(settings: ServeSettings, *, started: Callable[[Addresses, Stoppi
     """
     check_packages()
     registry = Registry(Repository(settings.target), settings)
+    picture = canary_picture(settings)
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        check_key_pair(settings.tls_cert, settings.tls_key)
     stopping = Stopping()
     with _bound(settings.host, settings.port) as listener:
         async with (
             _grpc_server(registry, settings, stopping) as grpc_port,
             _http_server(registry, settings, listener, stopping),
         ):
-            where = Addresses(settings.host, listener.getsockname()[1], grpc_port)
+            where = Addresses(settings.host, listener.getsockname()[1], grpc_port, settings.tls_cert is not None)
             await _load(registry)
             _announce(where, settings)
             if started is not None:
                 started(where, stopping)
-            await stopping.wait()
+            async with watched(registry, settings, picture):
+                await stopping.wait()
             registry.is_draining = True
             logger.info("stopping: not ready any more, accepted requests are answered")
             if stopping.with_delay:
@@ -163,6 +172,8 @@ def _announce(where: Addresses, settings: ServeSettings) -> None:
     logger.info("listening on %s%s", where.url, grpc)
     if where.host not in _LOCAL_HOSTS and settings.token is None:
         logger.warning("anybody who reaches %s may use the models: there is no token", where.host)
+    elif where.host not in _LOCAL_HOSTS and not where.has_tls:
+        logger.warning("tokens and images go to %s in the clear: there is no TLS, unless in front of it", where.host)
 
 
 async def _load(registry: Registry) -> None:
@@ -209,9 +220,12 @@ async def _http_server(
             await stopping.sleep(_LAST_REQUESTS_S)
             await super().shutdown(sockets)
 
+    limits = ConnectionLimits(
+        settings.max_connections, settings.max_header_bytes, settings.header_timeout_s, settings.body_timeout_s
+    )
     config = uvicorn.Config(
         HttpApp(registry, settings),
-        http="httptools",
+        http=protocol_class(limits),
         ws="none",
         lifespan="off",
         interface="asgi3",
@@ -222,6 +236,8 @@ async def _http_server(
         date_header=False,
         backlog=_BACKLOG,
         timeout_keep_alive=_KEEP_ALIVE_S,
+        ssl_certfile=settings.tls_cert,
+        ssl_keyfile=settings.tls_key,
         timeout_graceful_shutdown=max(1, round(settings.drain_s)),
     )
     server = SignalledServer(config)
@@ -248,12 +264,25 @@ async def _grpc_server(registry: Registry, settings: ServeSettings, stopping: St
         ("grpc.max_receive_message_length", settings.max_body_bytes),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),  # else a second server would share the port in silence
+        ("grpc.max_allowed_incoming_connections", settings.max_connections),
+        ("grpc.max_metadata_size", settings.max_header_bytes),
+        ("grpc.absolute_max_metadata_size", settings.max_header_bytes),
+        ("grpc.server_handshake_timeout_ms", round(1000 * settings.header_timeout_s)),
+        ("grpc.max_connection_idle_ms", 1000 * _KEEP_ALIVE_S),
+        # A client that vanished without a word is found out, and its connection freed.
+        ("grpc.keepalive_time_ms", 1000 * _KEEP_ALIVE_S),
+        ("grpc.keepalive_timeout_ms", round(1000 * settings.body_timeout_s)),
     ]
-    server = grpc.aio.server(options=options)
+    server = grpc.aio.server(options=options, maximum_concurrent_rpcs=settings.max_connections)
     server.add_generic_rpc_handlers((GrpcService(registry, settings).handler(),))
     # gRPC would say less, and on standard error, of a port that cannot be had.
     _bound(settings.host, settings.grpc_port, "--grpc-port").close()
-    port: int = server.add_insecure_port(f"{_bracketed(settings.host)}:{settings.grpc_port}")
+    address = f"{_bracketed(settings.host)}:{settings.grpc_port}"
+    port: int
+    if settings.tls_cert is not None and settings.tls_key is not None:
+        port = server.add_secure_port(address, grpc_credentials(settings.tls_cert, settings.tls_key))
+    else:
+        port = server.add_insecure_port(address)
     await server.start()
     try:
         yield port

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -31,11 +32,19 @@ class ServeSettings:
         max_body_mb: largest request body, compressed or not, in MiB.
         max_image_megapixels: largest image that is decoded.
         max_elements: most tensor elements in one request.
-        body_timeout_s: how long the body of a request may take to arrive.
+        max_header_kb: largest first line and headers of a request together, in KiB.
+        max_connections: connections that are served at once, by HTTP and by gRPC each; also gRPC's calls at once.
+        header_timeout_s: how long the headers of a request may take to arrive.
+        body_timeout_s: how long the body of a request may take to arrive, and a client to read its response.
         drain_delay_s: how long SIGTERM leaves the ports open after readiness went off.
         drain_s: how long accepted requests may take after the ports closed.
         require_certificate: whether every file must have passed `aps-deploy verify`; a model of `aps-deploy package`
             says so itself.
+        canary_s: every how many seconds a stored image is shifted through every model; None for never.
+        canary_image: image file for that; None takes a model's own, or one inside the package.
+        canary_unready: whether the server is not ready while a model fails its canary.
+        tls_cert: PEM file with the certificate chain for TLS; None serves without TLS.
+        tls_key: PEM file with its key.
         token: what clients must send as ``Authorization: Bearer TOKEN``; None lets everybody in.
         allow_control: whether clients may load and unload models.
         access_log: whether answered requests are logged, not only refused and failed ones.
@@ -56,18 +65,26 @@ class ServeSettings:
     max_body_mb: float = 64.0
     max_image_megapixels: float = 50.0
     max_elements: int = 1 << 24
+    max_header_kb: float = 16.0
+    max_connections: int = 512
+    header_timeout_s: float = 30.0
     body_timeout_s: float = 30.0
     drain_delay_s: float = 0.5
     drain_s: float = 30.0
     require_certificate: bool = False
+    canary_s: float | None = None
+    canary_image: Path | None = None
+    canary_unready: bool = False
+    tls_cert: Path | None = None
+    tls_key: Path | None = None
     token: str | None = dataclasses.field(default=None, repr=False)
     allow_control: bool = False
     access_log: bool = False
 
     def __post_init__(self) -> None:
-        for name in ("instances", "max_batch", "max_queue", "max_elements"):
+        for name in ("instances", "max_batch", "max_queue", "max_elements", "max_connections"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("max_body_mb", "max_image_megapixels", "body_timeout_s"):
+        for name in ("max_body_mb", "max_image_megapixels", "max_header_kb", "header_timeout_s", "body_timeout_s"):
             _check(name, getattr(self, name), getattr(self, name) > 0, "more than 0")
         for name in ("batch_delay_ms", "drain_delay_s", "drain_s"):
             _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
@@ -76,9 +93,20 @@ class ServeSettings:
             _check(name, value, value is None or 0 <= value < 1 << 16, "0 to 65535")
         _check("threads", self.threads, self.threads is None or self.threads >= 1, "at least 1")
         _check("deadline_ms", self.deadline_ms, self.deadline_ms is None or self.deadline_ms > 0, "more than 0")
+        if self.canary_s is None:
+            for option, is_given in (
+                ("--canary-image", self.canary_image is not None),
+                ("--canary-unready", self.canary_unready),
+            ):
+                if is_given:
+                    raise InputError(f"{option} is for --canary SECONDS, which is not given.")
+        elif not 0 < self.canary_s < math.inf:
+            raise InputError(f"--canary is {self.canary_s!r}; accepted: a number of seconds, more than 0.")
         _check("batching", self.batching, self.batching in get_args(Batching), ", ".join(get_args(Batching)))
         if self.port and self.port == self.grpc_port:
             raise InputError(f"--port and --grpc-port are both {self.port}; give two different ones.")
+        if (self.tls_cert is None) != (self.tls_key is None):
+            raise InputError("--tls-cert and --tls-key go together; give both, or neither.")
         if self.token is not None and (not self.token or not self.token.isascii() or not self.token.isprintable()):
             raise InputError("the token is empty or holds characters that no header may carry; use letters and digits.")
 
@@ -86,6 +114,11 @@ class ServeSettings:
     def max_body_bytes(self) -> int:
         """Largest request body in bytes."""
         return int(self.max_body_mb * (1 << 20))
+
+    @property
+    def max_header_bytes(self) -> int:
+        """Largest first line and headers in bytes."""
+        return int(self.max_header_kb * (1 << 10))
 
     @property
     def max_image_pixels(self) -> int:

@@ -153,7 +153,11 @@ class Certificate:
             InputError: the file is missing, is no certificate, is of a newer version, or its verdict does not follow
                 from its checks.
         """
-        return cls.from_dict(read_json(path), source=str(path))
+        try:
+            document = read_json(path)
+        except InputError as error:
+            raise InputError(f"{str(error).removesuffix('.')}; give a certificate of `aps-deploy verify`.") from error
+        return cls.from_dict(document, source=str(path))
 
     @classmethod
     def from_dict(cls, document: Any, *, source: str = "the certificate") -> Certificate:

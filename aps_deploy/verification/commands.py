@@ -36,6 +36,9 @@ def verify_command(
         "--images", data["num_images"], "--shifts", shifts, "--seed", data["seed"],
         "--runtime", environment["runtime"], "--device", environment["device"], "--batch-size", data["batch_size"],
     ]  # fmt: skip
+    asked = certificate.details.get("precision", {}).get("asked")
+    if asked is not None:
+        words += ["--precision", asked]
     budget = certificate.shift_set.get("budget")
     if budget is not None:
         words += ["--budget", budget]

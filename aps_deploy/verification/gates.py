@@ -22,6 +22,8 @@ EQUIVARIANT_RUNTIMES = {
     # down to odd ones. A CUDA provider picks kernels by shape and promises nothing of the kind.
     ("torch", "cpu"),
     ("onnxruntime", "cpu"),
+    # NumPy's products and sums, tried operator by operator as well; the one CPU runtime that has bf16.
+    ("onnx-reference", "cpu"),
 }
 """(runtime, device) pairs on which logits must be bit-identical under shifts, at every precision."""
 
@@ -136,8 +138,8 @@ GATES: dict[str, GateSpec] = {
     ),
     "margin_cap": GateSpec(
         "<=", {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}, "relative margin",
-        "largest margin that the measured score error may explain: well above the rounding of the precision, "
-        "well below the typical margin (1e-3 to 1e-2)",
+        "largest margin that the measured score error may explain, so that a ruined file does not explain itself; most "
+        "margins of bf16 and int8 files are below it, so there the measured error alone decides",
         parametrises=("unexplained_selections",),
     ),
     "parity_atol": GateSpec(

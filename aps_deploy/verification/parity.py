@@ -46,8 +46,8 @@ class Parity:
     top1_percent: float
     top5_percent: float
     clear_disagreements: int
-    file_accuracy_percent: float | None
-    reference_accuracy_percent: float | None
+    file_accuracy_percent: float | None = None
+    reference_accuracy_percent: float | None = None
 
     @property
     def accuracy_drop_points(self) -> float | None:
@@ -62,15 +62,12 @@ class Parity:
         return {**document, "accuracy_drop_points": self.accuracy_drop_points}
 
 
-def compare_logits(
-    logits: Logits,
-    reference: Logits,
-    *,
-    atol: float,
-    rtol: float,
-    labels: npt.NDArray[np.int64] | None = None,
-) -> Parity:
-    """Return the difference of ``logits`` (N, classes) from ``reference`` (N, classes), N at least 1."""
+def compare_logits(logits: Logits, reference: Logits, *, atol: float, rtol: float) -> Parity:
+    """Return the difference of ``logits`` (N, classes) from ``reference`` (N, classes), N at least 1.
+
+    Raises:
+        ValueError: the shapes differ, or there is no image.
+    """
     if logits.shape != reference.shape or len(logits) == 0:
         raise ValueError(f"logits of shape {logits.shape} cannot be compared with {reference.shape}")
     ours, theirs = logits.astype(np.float64), reference.astype(np.float64)
@@ -95,8 +92,6 @@ def compare_logits(
         top1_percent=100 * float((same_class & finite).mean()),
         top5_percent=100 * float((_same_top(ours, theirs, 5) & finite).mean()),
         clear_disagreements=int((finite & ~same_class & clear).sum()),
-        file_accuracy_percent=percent_right(ours, labels),
-        reference_accuracy_percent=percent_right(theirs, labels),
     )
 
 

@@ -1,6 +1,6 @@
 """Compares a shipped file with the float32 model it came from, and certifies what it found.
 
-The shipped bytes themselves run: selection and parity once over all images, consistency under every shift, batches on
+The shipped bytes themselves run: selection and parity once over all images, consistency under shifts, batches on
 a few. What is expensive runs in the file's own runtime only; the reference sees every image once.
 """
 
@@ -253,6 +253,8 @@ def certificate_of(run: Run, overrides: dict[str, float | None], digest: ImagesD
             "precision_found": found_precision(run),
             "polyphase": metadata.polyphase,
             "checkpoint_sha256": metadata.checkpoint_sha256,
+            "calibration": metadata.calibration,
+            "git_revision": metadata.git_revision,
             "declared": promises(metadata) if metadata.is_known else None,
         },
         reference=_told(run.reference, metadata.checkpoint_sha256),

@@ -93,8 +93,13 @@ class TestUsage:
     )
     def test_is_refused_without_a_traceback(self, invoke: Invoke, arguments: tuple[str, ...]) -> None:
         result = invoke(*arguments)
-        assert result.exit_code == 2
-        assert "Error: " in result.stderr and "Traceback" not in result.output
+        is_one_sentence(result)
+
+    def test_the_value_is_named(self, invoke: Invoke) -> None:
+        message = invoke("export", "model.safetensors", "-o", "x.onnx", "--opset", "12").stderr
+        assert message.startswith("Error: Invalid value '12' for '--opset': ")
+        assert "20" in message
+        assert message.endswith("; see aps-deploy export --help.\n")
 
     def test_a_misspelt_verb_gets_a_hint(self, invoke: Invoke) -> None:
         assert "verify" in invoke("verfy").stderr

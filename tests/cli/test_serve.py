@@ -70,6 +70,14 @@ def test_the_extra_is_not_installed(
         (("--port", "65536"), "--port is 65536; accepted: 0 to 65535"),
         (("--port", "9000", "--grpc-port", "9000"), "both 9000"),
         (("--token-file", "no-such-file"), "the token file no-such-file cannot be read"),
+        (("--canary", "0"), "--canary is 0.0; accepted: a number of seconds, more than 0"),
+        (("--canary-unready",), "--canary-unready is for --canary SECONDS"),
+        (("--canary-image", "photo.jpg"), "--canary-image is for --canary SECONDS"),
+        (("--canary", "60", "--canary-image", "no-such-image.jpg"), "no-such-image.jpg does not exist"),
+        (("--tls-cert", "cert.pem"), "--tls-cert and --tls-key go together"),
+        (("--tls-cert", "no-such.pem", "--tls-key", "key.pem"), "no-such.pem cannot be read"),
+        (("--max-connections", "0"), "--max-connections is 0; accepted: at least 1"),
+        (("--header-timeout-s", "0"), "--header-timeout-s is 0.0; accepted: more than 0"),
         (("--device", "tpu", *FREE_PORTS), "unknown device 'tpu'"),
     ],
 )
@@ -82,6 +90,8 @@ def test_options_reach_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setattr("aps_deploy.serving.running.run_server", lambda settings, started: seen.append(settings))
     monkeypatch.setenv("APS_DEPLOY_TOKEN", "of-the-environment")
     options = ["--no-grpc", "--max-batch", "3", "--batching", "never", "--allow-control", "--instances", "2"]
+    options += ["--canary", "30", "--canary-image", "photo.jpg", "--canary-unready", "--max-connections", "7"]
+    options += ["--tls-cert", "cert.pem", "--tls-key", "key.pem", "--header-timeout-s", "3", "--body-timeout-s", "4"]
     result = CliRunner().invoke(app, ["serve", str(tmp_path), *options])
     assert result.exit_code == 0, result.output
     (settings,) = seen
@@ -92,6 +102,14 @@ def test_options_reach_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         batching="never",
         allow_control=True,
         instances=2,
+        canary_s=30.0,
+        canary_image=Path("photo.jpg"),
+        canary_unready=True,
+        max_connections=7,
+        header_timeout_s=3.0,
+        body_timeout_s=4.0,
+        tls_cert=Path("cert.pem"),
+        tls_key=Path("key.pem"),
         token="of-the-environment",
     )
     assert "of-the-environment" not in result.output

@@ -39,6 +39,8 @@ FULL = ModelMetadata(
     kept_fp32=("layer2.0.bn1/Conv",),
     checkpoint_sha256="ab" * 32,
     aps_deploy_version="0.1.0",
+    calibration={"method": "entropy", "images": 256, "sha256": "cd" * 32},
+    git_revision="ef" * 20,
 )
 
 

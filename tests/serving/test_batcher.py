@@ -234,3 +234,42 @@ def test_closing_answers_what_was_accepted_and_refuses_the_rest() -> None:
         await closing
 
     run(scenario)
+
+
+def test_background_requests_go_last_fill_what_is_left_and_are_in_no_count_of_requests() -> None:
+    async def scenario() -> None:
+        bench = Bench()
+        first = await bench.occupy()
+        later = [bench.submit(number, is_background=True) for number in (7, 8)]
+        asked = [bench.submit(1), bench.submit(2, 3)]
+        bench.engine.may_run.set()
+        answers = await asyncio.gather(first, *asked, *later)
+        assert bench.engine.batches == [[0], [1, 2, 3, 7], [8]]
+        assert numbers_of(answers) == [[0], [2], [4, 6], [14], [16]]
+        assert bench.statistics.success.count == 3 and bench.statistics.inference_count == 4
+        assert bench.statistics.execution_count == 3
+        await bench.batcher.close()
+
+    run(scenario)
+
+
+def test_a_background_request_gives_its_place_in_a_full_queue() -> None:
+    async def scenario() -> None:
+        bench = Bench(max_queue=2)
+        first = await bench.occupy()
+        background = bench.submit(7, is_background=True)
+        second = bench.submit(1)
+        with pytest.raises(UnavailableError, match="is full"):
+            bench.submit(8, is_background=True)
+        third = bench.submit(2)
+        with pytest.raises(UnavailableError, match="is full"):
+            await background
+        assert bench.statistics.fail.count == 0
+        with pytest.raises(UnavailableError, match="is full"):
+            bench.submit(3)
+        assert bench.statistics.failures["REJECTED"] == 1
+        bench.engine.may_run.set()
+        assert numbers_of(await asyncio.gather(first, second, third)) == [[0], [2], [4]]
+        await bench.batcher.close()
+
+    run(scenario)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import re
 import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -76,6 +78,38 @@ def test_answers_do_not_depend_on_who_shares_the_batch(loaded: Running, network_
     # They did share: no request has more than 3 images.
     assert max(entry["batch_size"] for entry in statistics["batch_stats"]) > 3
     assert statistics["execution_count"] < NUM_CLIENTS * NUM_REQUESTS
+
+
+def test_the_canary_sees_the_same_bits_while_strangers_share_its_batches(network_file: Path) -> None:
+    images, failures, done = make_images(3), list[Exception](), threading.Event()
+
+    def ask(server: Running) -> None:
+        try:
+            with server.client("http") as client:
+                while not done.is_set():
+                    client.infer("net", [tensor(CLIENTS["http"], "images", images, "FP32")])
+        except Exception as error:  # shown by the assertion below, in the test's own thread
+            failures.append(error)
+
+    with running(network_file, canary_s=0.001, canary_unready=True) as server:
+        clients = [threading.Thread(target=ask, args=(server,)) for _ in range(2)]
+        for client in clients:
+            client.start()
+        page, deadline = "", time.monotonic() + 60
+        while not re.search(r"aps_canary_runs_total\{.*\} ([5-9]|\d\d)", page) and time.monotonic() < deadline:
+            time.sleep(0.005)
+            page = server.request("GET", "/metrics")[2].decode()
+        done.set()
+        for client in clients:
+            client.join(60)
+        statistics = model_statistics(server)
+    labels = '{model="net",version="1"}'
+    for line in ("aps_shift_consistency", "aps_shift_bit_identity", "aps_canary_held"):
+        assert f"{line}{labels} 1" in page
+    assert f"aps_canary_failures_total{labels} 0" in page and failures == []
+    # Three images of a request and copies of the canary, or more of both.
+    assert {size for entry in statistics["batch_stats"] if (size := entry["batch_size"]) % 3}
+    assert max(entry["batch_size"] for entry in statistics["batch_stats"]) > 3
 
 
 def test_shifted_images_get_the_same_bits(loaded: Running) -> None:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shlex
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -21,9 +23,11 @@ ROOT = Path(__file__).parents[2]
 README = (ROOT / "README.md").read_text(encoding="utf-8")
 SECTION = README[README.index("## Serve it") : README.index("### On other servers")]
 LINES = [line[4:] for line in SECTION.splitlines() if line.startswith("    ")]
-(SERVE,) = [line for line in LINES if line.startswith("aps-deploy ")]
-CURL = [line for line in LINES if line.startswith("curl ")]
-CODE = "\n".join(LINES[LINES.index("import numpy as np") :])
+SERVE, SERVE_SECURELY = [line for line in LINES if line.startswith("aps-deploy ")]
+(OPENSSL,) = [line for line in LINES if line.startswith("openssl ")]
+CURL = [line for line in LINES if line.startswith("curl ") and "https" not in line]
+(CURL_SECURELY,) = [line for line in LINES if line.startswith("curl ") and "https" in line]
+CODE = "\n".join(LINES[LINES.index("import numpy as np") :]).partition("openssl")[0]
 
 
 @pytest.fixture(scope="module")
@@ -36,21 +40,27 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return path
 
 
-@pytest.fixture(scope="module")
-def port(folder: Path) -> Iterator[str]:
+@contextlib.contextmanager
+def serving(line: str, folder: Path) -> Iterator[str]:
     """Run the command on free ports; yield the HTTP one."""
-    _, *arguments = shlex.split(SERVE)
+    _, *arguments = shlex.split(line)
     command = [sys.executable, "-m", "aps_deploy.cli", *arguments, "--port", "0", "--grpc-port", "0"]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=folder, env=environment) as process:
         try:
             assert process.stdout is not None
-            match = re.match(r"ready: http://127\.0\.0\.1:(\d+)", process.stdout.readline())
+            match = re.match(r"ready: https?://127\.0\.0\.1:(\d+)", process.stdout.readline())
             assert match is not None
             yield match[1]
         finally:
             process.terminate()
             assert process.wait(60) == 0
+
+
+@pytest.fixture(scope="module")
+def port(folder: Path) -> Iterator[str]:
+    with serving(SERVE, folder) as port:
+        yield port
 
 
 @pytest.mark.parametrize("line", CURL)
@@ -63,6 +73,17 @@ def test_curl(line: str, folder: Path, port: str) -> None:
     assert not result.stdout.startswith('{"error"')
     if "classify" in line:
         assert '"scores"' in result.stdout and graphs.CLASS_NAMES[0] in result.stdout
+
+
+@pytest.mark.skipif(not (shutil.which("curl") and shutil.which("openssl")), reason="the reader needs curl and openssl")
+def test_with_tls_and_a_canary(folder: Path) -> None:
+    subprocess.run(shlex.split(OPENSSL), capture_output=True, cwd=folder, check=True)
+    with serving(SERVE_SECURELY, folder) as port:
+        command = [*shlex.split(CURL_SECURELY.replace(":8000", f":{port}")), "--silent", "--show-error"]
+        page, deadline = "", time.monotonic() + 60
+        while 'aps_shift_consistency{model="photos",version="1"} 1' not in page and time.monotonic() < deadline:
+            page = subprocess.run(command, capture_output=True, text=True, cwd=folder, check=True).stdout
+    assert 'aps_canary_runs_total{model="photos",version="1"} 1' in page
 
 
 def test_the_client(port: str) -> None:

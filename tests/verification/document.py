@@ -24,7 +24,7 @@ def gate_table() -> str:
             reason += f" (decides {', '.join(f'`{other}`' for other in spec.parametrises)})"
         if spec.only_equivariant:
             others = sorted({_limit(spec, precision, elsewhere=True) for precision in PRECISIONS})
-            where = "elsewhere than in PyTorch and ONNX Runtime on the CPU"
+            where = "elsewhere than in PyTorch, ONNX Runtime and onnx's ReferenceEvaluator on the CPU"
             if spec.only_promised:
                 where += ", and where neither file nor reference is a network of aps-deploy"
             reason += f" ({where}: {', '.join(others)})"

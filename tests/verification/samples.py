@@ -101,6 +101,7 @@ def measured_run(
     near = logits.copy()
     near[0, 0] = np.nextafter(near[0, 0], np.float32(np.inf))
     every = np.ones(count, bool)
+    run.own_trace = SimpleNamespace(logits=near)  # type: ignore[assignment]
     check_parity(run, logits, ComparedTrace(SimpleNamespace(logits=near), every, every, "forced"))  # type: ignore[arg-type]
     run.details["localisation"] = nowhere("the network is a function").to_dict()
     check_consistency(run, np.zeros(count, bool) if tied is None else tied)

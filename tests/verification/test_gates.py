@@ -28,7 +28,7 @@ def test_the_defaults_of_the_design() -> None:
         ("torch", "cpu", True),
         ("onnxruntime", "cpu", True),
         ("onnxruntime", "cuda", False),
-        ("onnx-reference", "cpu", False),
+        ("onnx-reference", "cpu", True),
     ],
 )
 def test_bit_identity_is_gated_where_it_is_promised(precision: str, runtime: str, device: str, gated: bool) -> None:

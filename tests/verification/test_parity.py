@@ -1,22 +1,21 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import numpy as np
 import pytest
 
-from aps_deploy.verification.parity import compare_logits
+from aps_deploy.verification.parity import compare_logits, percent_right
 
 LOGITS = np.random.default_rng(0).standard_normal((6, 10)).astype(np.float32)
 
 
 def test_equal_logits() -> None:
-    labels = LOGITS.argmax(axis=1)
-    parity = compare_logits(LOGITS, LOGITS, atol=1e-4, rtol=1e-3, labels=labels)
+    parity = compare_logits(LOGITS, LOGITS, atol=1e-4, rtol=1e-3)
     assert (parity.max_abs, parity.max_rel, parity.mean_abs, parity.worst_excess) == (0, 0, 0, 0)
     assert parity.cosine == pytest.approx(1)
     assert (parity.top1_percent, parity.top5_percent) == (100, 100)
-    assert (parity.file_accuracy_percent, parity.accuracy_drop_points) == (100, 0)
 
 
 def test_errors_are_those_of_a_plain_loop() -> None:
@@ -55,10 +54,17 @@ def test_what_is_not_finite_has_infinite_error(bad: float, side: int) -> None:
     assert document["cosine"] is None
 
 
-def test_accuracy_drop() -> None:
+def test_accuracies_and_what_was_lost() -> None:
     labels = LOGITS.argmax(axis=1)
-    parity = compare_logits(-LOGITS, LOGITS, atol=1, rtol=1, labels=labels)
-    assert parity.accuracy_drop_points == 100
+    assert (percent_right(LOGITS, labels), percent_right(-LOGITS, labels), percent_right(LOGITS, None)) == (
+        100,
+        0,
+        None,
+    )
+    parity = compare_logits(LOGITS, LOGITS, atol=1, rtol=1)
+    assert parity.accuracy_drop_points is None
+    known = dataclasses.replace(parity, file_accuracy_percent=86.0, reference_accuracy_percent=88.5)
+    assert known.accuracy_drop_points == 2.5
 
 
 def test_zero_tolerance_accepts_equal_logits_only() -> None:

@@ -177,8 +177,9 @@ def failed(folder: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(root)
         certificate = verify_path(
-            "net.onnx", "net.safetensors", folder, num_images=6, shifts=5, seed=2, report="net.html", junit="net.xml"
-        )
+            "net.onnx", "net.safetensors", folder, num_images=6, shifts=5, seed=2, report="net.html", junit="net.xml",
+            precision="fp16",
+        )  # fmt: skip
     return root, certificate
 
 
@@ -222,6 +223,7 @@ def test_its_command_measures_the_same_again(failed: tuple[Path, Certificate], m
     first = certificate.to_dict()
     assert again["details"]["worst_case"].pop("file")["sha256"] == first["details"]["worst_case"].pop("file")["sha256"]
     assert {**again, "created": None} == {**first, "created": None}
+    assert again["details"]["precision"]["asked"] == "fp16"
     for name in ("again.json", "again.npz"):
         (root / name).unlink()
 

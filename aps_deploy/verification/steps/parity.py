@@ -1,4 +1,4 @@
-"""Whether the file's logits are the reference's."""
+"""Whether the file's logits are the reference's, for equal choices, and its accuracy the reference's, by their own."""
 
 from __future__ import annotations
 
@@ -16,7 +16,10 @@ PARITY_GATES = ("parity_images", "parity_excess", "parity_mean_abs", "parity_cos
 
 
 def check_parity(run: Run, logits: Logits, compared: ComparedTrace | None) -> None:
-    """Compare the logits where both chose alike, and the accuracies everywhere."""
+    """Compare the logits where both chose alike, and the accuracies on all images.
+
+    The accuracy that other choices cost is lost all the same: the reference's is that of its own choices.
+    """
     ledger = run.ledger
     if compared is None:
         for name in (*PARITY_GATES, "accuracy_drop"):
@@ -36,7 +39,7 @@ def check_parity(run: Run, logits: Logits, compared: ComparedTrace | None) -> No
     if not len(rows):
         for name in PARITY_GATES[1:]:
             ledger.not_applicable("parity", name, "no image could be compared, which parity_images counts")
-        _accuracy_drop(run, logits, compared.trace.logits)
+        _accuracy_drop(run, logits)
         _accuracy_floor(run, logits)
         return
     parity = compare_logits(
@@ -49,7 +52,7 @@ def check_parity(run: Run, logits: Logits, compared: ComparedTrace | None) -> No
         parity,
         worst_image=int(rows[parity.worst_image]),
         file_accuracy_percent=percent_right(logits, run.labels),
-        reference_accuracy_percent=percent_right(compared.trace.logits, run.labels),
+        reference_accuracy_percent=_reference_accuracy(run),
     )
     run.details["parity"] = {**parity.to_dict(), "choices": compared.choices, "left_out": left_out}
     where = f"worst at image {parity.worst_image}, max abs {parity.max_abs:.3g}"
@@ -57,7 +60,7 @@ def check_parity(run: Run, logits: Logits, compared: ComparedTrace | None) -> No
     ledger.record("parity", "parity_mean_abs", parity.mean_abs)
     ledger.record("parity", "parity_cosine", parity.cosine)
     ledger.record("parity", "clear_top1_changes", parity.clear_disagreements)
-    _accuracy_drop(run, logits, compared.trace.logits)
+    _accuracy_drop(run, logits)
     _accuracy_floor(run, logits)
 
 
@@ -70,10 +73,14 @@ def _accuracy_floor(run: Run, logits: Logits) -> None:
         run.ledger.record("parity", "accuracy_floor", percent)
 
 
-def _accuracy_drop(run: Run, logits: Logits, reference: Logits) -> None:
-    """Hold the accuracy against the reference's, on all images: it asks for no equal choices."""
-    file_percent, reference_percent = (percent_right(each, run.labels) for each in (logits, reference))
+def _accuracy_drop(run: Run, logits: Logits) -> None:
+    """Hold the accuracy against the reference's."""
+    file_percent, reference_percent = percent_right(logits, run.labels), _reference_accuracy(run)
     if file_percent is None or reference_percent is None:
         run.ledger.not_applicable("parity", "accuracy_drop", "there are no labels")
     else:
         run.ledger.record("parity", "accuracy_drop", reference_percent - file_percent)
+
+
+def _reference_accuracy(run: Run) -> float | None:
+    return None if run.own_trace is None else percent_right(run.own_trace.logits, run.labels)

@@ -44,6 +44,7 @@ class Run:
     ``file`` is what is verified, open in ``session``. ``graph`` is the file's, inlined, and ``layers`` its layers; a
     checkpoint has None and none. ``plan`` is what stands beside an engine, whose own graph nobody can read; None for
     other files. ``scene`` has a few of the images with their surroundings, or None where nothing is known of those.
+    ``own_trace`` has the reference's answers by its own choices, once they are made.
     """
 
     file: str | os.PathLike[str]
