@@ -28,6 +28,7 @@ from aps_deploy.verification.every_runtime import verify_every_runtime
 from aps_deploy.verification.paths import verify_path
 from aps_deploy.verification.plan_evidence import plan_evidence
 from aps_deploy.verification.preparing import facts_of
+from aps_deploy.verification.probe.probing import check_probed_kind
 from tests.runtimes.tensorrt.fake_cuda import install_fake_cuda
 from tests.runtimes.tensorrt.fake_engine import fake_toolkit, write_plan
 
@@ -171,6 +172,13 @@ def test_a_changed_plan_is_refused_and_not_measured(plan: Path, exports: dict[st
     plan.write_bytes(plan.read_bytes() + b"\0")
     with pytest.raises(InputError, match="changed since it was exported"):
         _verify(plan, exports, folder)
+
+
+def test_a_plan_is_neither_probed_nor_a_reference(plan: Path, exports: dict[str, Path], folder: Path) -> None:
+    with pytest.raises(InputError, match=r"net.plan is an engine; give the ONNX file it was made from"):
+        check_probed_kind(plan)
+    with pytest.raises(InputError, match=r"net.plan is an engine, and a reference must be more exact"):
+        verify_path(exports["where"], plan, folder)
 
 
 def test_what_is_known_before_it_is_opened(plan: Path, exports: dict[str, Path]) -> None:

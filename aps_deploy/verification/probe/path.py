@@ -10,7 +10,7 @@ from aps_deploy.errors import InputError
 from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.verification.certificate import MODEL_SUFFIXES
 from aps_deploy.verification.comparing import Images, Progress
-from aps_deploy.verification.probe.probing import probe_file
+from aps_deploy.verification.probe.probing import check_probed_kind, probe_file
 from aps_deploy.verification.probe.result import ProbeResult
 
 DEFAULT_IMAGES = 2
@@ -71,10 +71,9 @@ def _images(
     """Return ``count`` images for the file, and in words how they were prepared."""
     from aps_deploy.images import load_folder
     from aps_deploy.packaged import packaged_images
-    from aps_deploy.runtimes import file_kind, open_session
+    from aps_deploy.runtimes import open_session
 
-    if file_kind(file) != "onnx":
-        raise InputError(f"the probe reads the operators of ONNX files, and {file} is a checkpoint; export it first.")
+    check_probed_kind(file)
     folder = packaged_images()["cifar10"] if data_dir is None else data_dir
     with open_session(file, runtime=runtime, device="cpu") as session:
         spec, preprocessing = session.input_spec, session.metadata.preprocessing

@@ -107,11 +107,10 @@ def probe_file(
         InputError: the file is missing, is no ONNX file or does not take the images.
         ApsError: a piece of the graph cannot be run alone.
     """
-    from aps_deploy.runtimes import file_kind, open_session
+    from aps_deploy.runtimes import open_session
     from aps_deploy.verification.instrument import load_inlined
 
-    if file_kind(file) != "onnx":
-        raise InputError(f"the probe reads the operators of ONNX files, and {file} is a checkpoint; export it first.")
+    check_probed_kind(file)
     with open_session(file, runtime=runtime, device="cpu", num_threads=num_threads) as session:
         result = probe_model(
             load_inlined(Path(file)), session, images, shift=shift, num_threads=num_threads, progress=progress
@@ -180,3 +179,21 @@ def _in_the_whole(
             )
             return {("whole",): finding}
     return {}
+
+
+def check_probed_kind(file: str | os.PathLike[str]) -> None:
+    """Do nothing where a file is of the kind that can be probed, judged by its name.
+
+    Raises:
+        InputError: it is a checkpoint or an engine.
+    """
+    from aps_deploy.runtimes import file_kind
+
+    kind = file_kind(file)
+    if kind == "plan":
+        raise InputError(
+            f"the probe reads the operators of ONNX files, and {file} is an engine; give the ONNX file it "
+            "was made from."
+        )
+    if kind == "checkpoint":
+        raise InputError(f"the probe reads the operators of ONNX files, and {file} is a checkpoint; export it first.")

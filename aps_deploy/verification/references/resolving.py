@@ -6,8 +6,9 @@ import os
 from pathlib import Path
 from typing import TYPE_CHECKING, cast
 
+from aps_deploy.errors import InputError
 from aps_deploy.runtimes.metadata import ModelMetadata
-from aps_deploy.runtimes.opening import ONNX_SUFFIXES
+from aps_deploy.runtimes.opening import ONNX_SUFFIXES, PLAN_SUFFIXES
 from aps_deploy.verification.references.base import Reference
 from aps_deploy.verification.references.checkpoint import load_reference
 from aps_deploy.verification.references.onnx_file import OnnxReference
@@ -51,4 +52,9 @@ def resolve_reference(
             return OnnxReference(reference)
         if suffix == ".npz":
             return SavedReference.load(reference)
+        if suffix in PLAN_SUFFIXES:
+            raise InputError(
+                f"{os.fspath(reference)} is an engine, and a reference must be more exact than what it judges; give "
+                "the checkpoint or the ONNX file it was made from, or answers that --save-reference wrote."
+            )
     return load_reference(reference)
