@@ -21,6 +21,7 @@ from aps_deploy.files import sha256_of
 from aps_deploy.runtimes.opening import file_kind
 from aps_deploy.verification.certificate import Certificate
 from aps_deploy.verification.comparing import Progress
+from aps_deploy.verification.crashes import refuse_what_crashes
 from aps_deploy.verification.crop_shifts import Scene
 from aps_deploy.verification.declaration import promises
 from aps_deploy.verification.digests import ImagesDigest, digest_images
@@ -210,6 +211,7 @@ def _byte_faults(file: str | os.PathLike[str]) -> tuple[str, ...]:
 def _open(file: str | os.PathLike[str], runtime: str | None, device: str | None, *, intact: bool) -> Session:
     from aps_deploy.runtimes import open_session
 
+    refuse_what_crashes(file, runtime)
     if intact:
         return open_session(file, runtime=runtime, device=device)
     # A session refuses bytes that are not those of the export. Here they are a finding, and the rest is still measured.

@@ -10,6 +10,7 @@ from aps_deploy.errors import InputError
 from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.verification.certificate import MODEL_SUFFIXES
 from aps_deploy.verification.comparing import Images, Progress
+from aps_deploy.verification.crashes import refuse_what_crashes
 from aps_deploy.verification.probe.probing import check_probed_kind, probe_file
 from aps_deploy.verification.probe.result import ProbeResult
 
@@ -74,6 +75,7 @@ def _images(
     from aps_deploy.runtimes import open_session
 
     check_probed_kind(file)
+    refuse_what_crashes(file, runtime)
     folder = packaged_images()["cifar10"] if data_dir is None else data_dir
     with open_session(file, runtime=runtime, device="cpu") as session:
         spec, preprocessing = session.input_spec, session.metadata.preprocessing

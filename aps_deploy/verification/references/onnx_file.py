@@ -16,6 +16,7 @@ from aps_deploy.runtimes.metadata import ModelMetadata
 from aps_deploy.runtimes.opening import open_session
 from aps_deploy.runtimes.session import INDICES, LOGITS, Outputs
 from aps_deploy.verification.comparing import Images, Progress
+from aps_deploy.verification.crashes import refuse_what_crashes
 from aps_deploy.verification.references.base import NUM_COMPONENTS, Kind, Reference, ReferenceTrace, without_selections
 from aps_deploy.verification.selection import relative_gaps
 
@@ -36,6 +37,7 @@ class OnnxReference(Reference):
     def __init__(self, path: str | os.PathLike[str]) -> None:
         from aps_deploy.verification.instrument import load_inlined
 
+        refuse_what_crashes(path)
         self._session = open_session(path, device="cpu")
         self._graph = load_inlined(Path(path))
         metadata = self._session.metadata
