@@ -159,7 +159,7 @@ GATES: dict[str, GateSpec] = {
     ),
     "parity_mean_abs": GateSpec(
         "<=", {"fp32": 1e-4, "fp16": 1e-3, "bf16": 1e-2, "int8": None}, "logit",
-        "a small bias on every logit passes any elementwise tolerance",
+        "a small bias on every logit passes any elementwise tolerance; the limit is made for logits of order one",
     ),
     "parity_cosine": GateSpec(
         ">=", {"fp32": 0.9999, "fp16": 0.999, "bf16": 0.995, "int8": 0.99}, "cosine",

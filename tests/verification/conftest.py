@@ -91,13 +91,14 @@ def precise(
 ) -> dict[str, Path]:
     """A network's checkpoint and its files by precision, in the ``where`` form; few runtimes have bf16.
 
-    Its logits are of order one, as those of trained networks are: the absolute gates of half precision are made for it.
+    Its logits are 1.0 on average, as those of the packaged network are: the absolute gates of half precision are made
+    for logits of that size.
     """
     folder = tmp_path_factory.mktemp("precise")
     calm = copy.deepcopy(network)
     with torch.no_grad():
         for parameter in calm.fc.parameters():
-            parameter /= 100
+            parameter /= 200
     checkpoint = save_checkpoint(folder / "calm.safetensors", calm, preprocessing=PREPROCESSING)
     files = {"checkpoint": checkpoint}
     for precision in ("fp32", "fp16", "int8"):
