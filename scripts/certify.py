@@ -136,15 +136,22 @@ def _options(arguments: list[str] | None) -> argparse.Namespace:
 def main(arguments: list[str] | None = None) -> int:
     """Write the certificates, and the page of all in the folder, up to one that fails; return the exit code."""
     chosen = _options(arguments)
-    chosen.out_dir.mkdir(parents=True, exist_ok=True)
+    passed, failed = [], False
     with _working_folder(chosen.data):
         for precision in chosen.precision:
             certificate = certify(precision, chosen)
             print(f"{precision}: {'passed' if certificate.passed else 'FAILED'}", flush=True)
             if not certificate.passed:
                 print("\n".join(f"  {check.sentence()}" for check in certificate.failed_checks), file=sys.stderr)
-                return 1
-            certificate.save(chosen.out_dir / f"{NAME}.{precision}.certificate.json")
+                failed = True
+                break
+            passed.append((precision, certificate))
+    # Only now: a file says whether the checkout that wrote it was changed, and the next one must not say so of this.
+    for precision, certificate in passed:
+        chosen.out_dir.mkdir(parents=True, exist_ok=True)
+        certificate.save(chosen.out_dir / f"{NAME}.{precision}.certificate.json")
+    if failed:
+        return 1
     kept = {precision: chosen.out_dir / f"{NAME}.{precision}.certificate.json" for precision in PRECISIONS}
     certificates = {name: Certificate.from_json(path) for name, path in kept.items() if path.is_file()}
     with atomic_path(chosen.out_dir / "README.md") as temporary:

@@ -10,10 +10,11 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from aps_deploy.cli import app
-from aps_deploy.export.engines import engine_export, toolkit
+from aps_deploy.export.engines import engine_export
 from aps_deploy.export.engines.engine_export import EngineArtifact
 from aps_deploy.export.engines.profiles import Profile, parse_profile
 from aps_deploy.export.engines.settings import EngineSettings
+from aps_deploy.runtimes.tensorrt import toolkit
 from tests.export.engines.toys import write_toy
 
 
