@@ -8,6 +8,7 @@ own, which is kept for the next file and started again where one killed it.
 from __future__ import annotations
 
 import atexit
+import contextlib
 import json
 import os
 import subprocess
@@ -51,20 +52,25 @@ class TrialProcess:
             try:
                 process.stdin.write(json.dumps(os.fspath(path.resolve())) + "\n")
                 process.stdin.flush()
-                return process.stdout.readline() == "done\n"
+                if process.stdout.readline() == "done\n":
+                    return True
             except BrokenPipeError:
-                return False
+                pass
+            # It is dying and may still look alive to the next file.
+            self.stop()
+            return False
 
     def stop(self) -> None:
         """End the process, if one runs."""
         process, self._process = self._process, None
         if process is not None:
             process.kill()
-            process.communicate()
+            # Closing flushes what a dead process never read.
+            with contextlib.suppress(BrokenPipeError):
+                process.communicate()
+            process.wait()
 
     def _running(self) -> subprocess.Popen[str]:
-        if self._process is not None and self._process.poll() is not None:
-            self.stop()
         if self._process is None:
             self._process = subprocess.Popen(
                 [sys.executable, "-c", _TRIALS],

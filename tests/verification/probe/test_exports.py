@@ -108,4 +108,4 @@ def test_a_file_that_changes_only_as_a_whole_is_found() -> None:
 
 def test_a_checkpoint_has_no_operators() -> None:
     explanation = explain_worst_case(None, object(), object())  # type: ignore[arg-type]
-    assert explanation.first is None and "checkpoint" in explanation.words
+    assert explanation.first is None and "no operators" in explanation.words
