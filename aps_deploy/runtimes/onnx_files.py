@@ -37,6 +37,21 @@ def load_onnx(path: str | os.PathLike[str], *, with_external_data: bool = True) 
     return model
 
 
+def named_model(model: str | os.PathLike[str] | onnx.ModelProto, source: str | None) -> tuple[onnx.ModelProto, str]:
+    """Return a model, read where it is a file, and the name that messages call it by.
+
+    Args:
+        model: path of the file, or a model in memory.
+        source: the name; None takes the path where there is one.
+
+    Raises:
+        InputError: as `load_onnx`.
+    """
+    if isinstance(model, (str, os.PathLike)):
+        return load_onnx(model), source or os.fspath(model)
+    return model, source or "the model in memory"
+
+
 def one_line(error: BaseException, limit: int = 200) -> str:
     """Return the first line of an error's message, shortened."""
     lines = str(error).strip().splitlines()

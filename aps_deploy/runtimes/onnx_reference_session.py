@@ -14,7 +14,7 @@ import numpy.typing as npt
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.runtimes.inputs import InputSpec, image_input_spec
 from aps_deploy.runtimes.metadata import ModelMetadata
-from aps_deploy.runtimes.onnx_files import load_onnx, one_line
+from aps_deploy.runtimes.onnx_files import named_model, one_line
 from aps_deploy.runtimes.session import BaseSession
 
 if TYPE_CHECKING:
@@ -33,12 +33,7 @@ class OnnxReferenceSession(BaseSession):
     """
 
     def __init__(self, model: str | os.PathLike[str] | onnx.ModelProto, *, source: str | None = None) -> None:
-        if isinstance(model, (str, os.PathLike)):
-            name = source or os.fspath(model)
-            proto = load_onnx(model)
-        else:
-            name = source or "the model in memory"
-            proto = model
+        proto, name = named_model(model, source)
         self._evaluator = _evaluator(proto, name)
         super().__init__(
             runtime="onnx-reference",

@@ -18,7 +18,7 @@ import numpy.typing as npt
 
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.runtimes.metadata import ModelMetadata
-from aps_deploy.runtimes.onnx_files import load_onnx, one_line
+from aps_deploy.runtimes.onnx_files import named_model, one_line
 from aps_deploy.runtimes.onnx_reference_session import input_spec_of
 from aps_deploy.runtimes.session import BaseSession
 
@@ -47,10 +47,7 @@ class OpenVinoSession(BaseSession):
         num_threads: int | None = None,
         source: str | None = None,
     ) -> None:
-        if isinstance(model, (str, os.PathLike)):
-            proto, name = load_onnx(model), source or os.fspath(model)
-        else:
-            proto, name = model, source or "the model in memory"
+        proto, name = named_model(model, source)
         if num_threads is not None and num_threads < 1:
             raise InputError(f"the number of threads is {num_threads}; it must be at least 1.")
         self._compiled = _compiled(proto, num_threads, name)

@@ -2,29 +2,21 @@
 
 from __future__ import annotations
 
-import importlib.util
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 
 import pytest
 
 from aps_deploy.verification import Certificate
+from tests.scripts.loading import load_script
 from tests.threads import one_thread  # noqa: F401 (a fixture of this folder)
 from tests.verification.fakes import corner
 from tests.verification.samples import make_certificate
 
-SCRIPT = Path(__file__).parents[2] / "scripts" / "certify.py"
-
 
 @pytest.fixture(scope="module")
 def certify() -> ModuleType:
-    loader = SourceFileLoader("certify", str(SCRIPT))
-    specification = importlib.util.spec_from_loader(loader.name, loader)
-    assert specification is not None
-    module = importlib.util.module_from_spec(specification)
-    loader.exec_module(module)
-    return module
+    return load_script("certify.py", "certify")
 
 
 def _run(certify: ModuleType, folder: Path, *arguments: str) -> int:

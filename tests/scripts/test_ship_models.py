@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-import importlib.util
 import shlex
-from importlib.machinery import SourceFileLoader
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -16,18 +14,12 @@ import typer.main
 from aps_deploy.cli import app
 from aps_deploy.files import write_json
 from aps_deploy.training.settings import TrainSettings
-
-SCRIPT = Path(__file__).parents[2] / "scripts" / "ship-models"
+from tests.scripts.loading import load_script
 
 
 @pytest.fixture(scope="module")
 def ship_models() -> ModuleType:
-    loader = SourceFileLoader("ship_models", str(SCRIPT))
-    specification = importlib.util.spec_from_loader(loader.name, loader)
-    assert specification is not None
-    module = importlib.util.module_from_spec(specification)
-    loader.exec_module(module)
-    return module
+    return load_script("ship-models", "ship_models")
 
 
 def settings_of(command: str) -> TrainSettings:

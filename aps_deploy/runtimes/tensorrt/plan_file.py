@@ -16,7 +16,7 @@ from aps_deploy.errors import InputError
 from aps_deploy.files import sha256_of
 from aps_deploy.runtimes.metadata import ModelMetadata
 from aps_deploy.runtimes.opening import PLAN_SUFFIXES
-from aps_deploy.runtimes.sidecar import check_sidecar, sidecar_path
+from aps_deploy.runtimes.sidecar import read_sidecar, sidecar_path
 from aps_deploy.runtimes.tensorrt.gpu import Gpu
 from aps_deploy.runtimes.tensorrt.plan_header import PlanHeader, read_plan_header
 from aps_deploy.runtimes.tensorrt.toolkit import TOOLKITS, EngineKind, Toolkit
@@ -60,7 +60,7 @@ def read_plan_file(path: str | os.PathLike[str]) -> PlanFile:
     """
     header = read_plan_header(path)
     file, beside = Path(path), sidecar_path(path)
-    document = check_sidecar(file)
+    document = read_sidecar(file)
     described = None if document is None else str(document.get("file", ""))
     if document is None or Path(described or "").suffix.lower() not in PLAN_SUFFIXES:
         lacks = "is not there" if document is None else f"describes {described}"
@@ -68,7 +68,7 @@ def read_plan_file(path: str | os.PathLike[str]) -> PlanFile:
             f"{file} needs the document that export wrote beside it, for the preprocessing and the class names, and "
             f"{beside.name} {lacks}; copy it from where the engine was made, or export the engine again."
         )
-    if str(document["sha256"]).lower() != sha256_of(file):  # check_sidecar leaves out a document of another suffix
+    if str(document["sha256"]).lower() != sha256_of(file):
         raise InputError(
             f"{file} changed since it was exported: its SHA-256 is not the one in {beside.name}; export it again."
         )
