@@ -1,4 +1,4 @@
-"""Which operators treat all positions alike in ONNX Runtime on a CPU: what the design says was found, tried again."""
+"""Which operators treat all positions alike in ONNX Runtime on a CPU: the list of docs/design.md."""
 
 from __future__ import annotations
 
