@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
@@ -25,6 +27,15 @@ def informative(name: str, **options: object) -> ResNet:
 
 def images(n: int, size: int, width: int | None = None) -> Tensor:
     return torch.randn(n, 3, size, width or size, generator=torch.Generator().manual_seed(2))
+
+
+@pytest.fixture
+def two_threads() -> Iterator[None]:
+    """Threads split the work at places of their own, whatever ./scripts/test leaves to a process."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(2)
+    yield
+    torch.set_num_threads(before)
 
 
 @torch.inference_mode()
@@ -52,6 +63,7 @@ def test_logits_of_aps_networks_are_bit_identical_under_shifts(name: str, size: 
     assert identical_shifts(informative(name), images(2, size), 6) == 6
 
 
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize(("name", "size"), [("resnet20_aps3", 32), ("resnet18_aps3", 224)])
 def test_the_demonstration_networks_over_twenty_shifts(name: str, size: int, batch: int) -> None:
@@ -59,6 +71,7 @@ def test_the_demonstration_networks_over_twenty_shifts(name: str, size: int, bat
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("two_threads")
 @pytest.mark.parametrize("batch", [1, 8])
 @pytest.mark.parametrize(("name", "size"), [("resnet20_aps3", 32), ("resnet18_aps3", 224)])
 def test_the_demonstration_networks_over_two_hundred_shifts(name: str, size: int, batch: int) -> None:

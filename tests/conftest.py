@@ -1,0 +1,17 @@
+"""What every test leaves as it found it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+
+import pytest
+
+
+@pytest.fixture(autouse=True)
+def no_handler_left() -> Iterator[None]:
+    """A command logs to the standard error of its own test, which is closed when the next test logs."""
+    yield
+    root = logging.getLogger()
+    for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:
+        root.removeHandler(handler)
