@@ -10,14 +10,15 @@ import errno
 import logging
 import os
 import sys
+import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, TextIO
 
 import typer
 from typer.core import TyperGroup
 
 from aps_deploy import __version__
-from aps_deploy.errors import ApsError, InputError
+from aps_deploy.errors import ApsError, InputError, TiedSelectionWarning
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -115,8 +116,27 @@ def common(
     ] = False,
 ) -> None:
     """Train shift-invariant image classifiers, export them, and prove that the exported file kept the property."""
+    warnings.showwarning = _show_warning
     logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
     logging.getLogger("aps_deploy").setLevel([logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)])
+
+
+_show_other_warning = warnings.showwarning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    """Print a warning of this package as a sentence, without the line of code that gave it."""
+    if issubclass(category, TiedSelectionWarning):
+        typer.echo(f"Warning: {message}", err=True)
+    else:
+        _show_other_warning(message, category, filename, lineno, file, line)
 
 
 def print_rows(rows: list[tuple[str, str]]) -> None:

@@ -26,6 +26,10 @@ class InputError(ApsError):
     exit_code = 2
 
 
+class TiedSelectionWarning(UserWarning):
+    """A network's options make its selections tie in every image; the command line prints it in one sentence."""
+
+
 def near_matches(name: str, known: Iterable[str], limit: int = 3) -> str:
     """Return `` (did you mean a, b?)`` for the known names closest to ``name``, or an empty string."""
     close = difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)

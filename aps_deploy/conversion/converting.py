@@ -63,7 +63,6 @@ def convert(
     options = SamplerOptions(filter_size, resolve_criterion(criterion), resolve_selection_mode(selection))
     graph, shapes = traced(copy.deepcopy(model))
     plan = analysed(graph, shapes, head)
-    _check_ties(graph, plan, options)
     num_classes = _last_linear(model).out_features if plan.cut is not None else shapes[_logits_name(graph)][1]
     spec = ConvertedSpec(
         name=f"converted:{type(model).__name__}_aps{filter_size}" if name is None else name,
@@ -79,18 +78,6 @@ def convert(
     for path, module in result.named_modules():
         module.training = kept.get(path, model.training)
     return result
-
-
-def _check_ties(graph: fx.GraphModule, plan: Plan, options: SamplerOptions) -> None:
-    """Refuse maxima of maxima: a pool with stride 1 spreads the largest value over all components, which then tie."""
-    if options.criterion not in ("linf", "max") or options.filter_size > 1:
-        return
-    for node in plan.actions:
-        if node.name in plan.leader and isinstance(graph.get_submodule(str(node.target)), nn.MaxPool2d):
-            raise InputError(
-                f"{node.target} takes maxima, so that behind it the criterion {options.criterion} ties in every image; "
-                "use the criterion l2, or a filter size of 2 or more."
-            )
 
 
 def _logits_name(graph: fx.GraphModule) -> str:

@@ -53,20 +53,21 @@ class CircularPool2d(nn.Module):
     def __init__(self, pool: nn.MaxPool2d | nn.AvgPool2d, reach: Reach) -> None:
         super().__init__()
         self.kernel_size = pool.kernel_size
-        self.dilation = pool.dilation if isinstance(pool, nn.MaxPool2d) else None
+        self.is_maximum = isinstance(pool, nn.MaxPool2d)
+        self.dilation = pool.dilation if isinstance(pool, nn.MaxPool2d) else 1
         self.divisor = pool.divisor_override if isinstance(pool, nn.AvgPool2d) else None
         self.reach = reach
 
     def forward(self, x: Tensor) -> Tensor:
         """Return (N, C, H, W) for ``x`` (N, C, H, W)."""
         x = circular_pad(x, *self.reach)
-        if self.dilation is not None:
+        if self.is_maximum:
             return F.max_pool2d(x, self.kernel_size, stride=1, dilation=self.dilation)
         return F.avg_pool2d(x, self.kernel_size, stride=1, divisor_override=self.divisor)
 
     def extra_repr(self) -> str:
         """Return what ``repr`` shows between the parentheses."""
-        kind = "average" if self.dilation is None else "maximum"
+        kind = "maximum" if self.is_maximum else "average"
         return f"{kind}, kernel_size={self.kernel_size}, reach={self.reach}"
 
 

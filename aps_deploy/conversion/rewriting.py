@@ -20,6 +20,7 @@ from aps_deploy.conversion.modules import (
 )
 from aps_deploy.conversion.operators import activation_name
 from aps_deploy.conversion.report import ConversionReport, Sampled
+from aps_deploy.conversion.ties import check_not_tied
 from aps_deploy.layers import APS, Classifier
 from aps_deploy.polyphase import Criterion, SelectionMode
 
@@ -178,6 +179,7 @@ class _Rewriting:
 
     def _lead(self, node: fx.Node) -> None:
         tail = self._tail(node)
+        check_not_tied(self.traced, node, tail, self.options.criterion, self.options.filter_size)
         current, indices, layers = tail, [], []
         for _ in range(self.plan.windows[node.name].num_selections):
             name = self._free_name(f"{node.target}_sampler")

@@ -5,16 +5,18 @@ from __future__ import annotations
 import fnmatch
 import functools
 import re
+import warnings
 from dataclasses import dataclass
 
 import torch
 
-from aps_deploy.errors import InputError, near_matches
+from aps_deploy.errors import InputError, TiedSelectionWarning, near_matches
 from aps_deploy.layers import OddMaps, Padding, check_padding
 from aps_deploy.models.names import is_converted
 from aps_deploy.models.network import NetworkSpec, SelectingNetwork
 from aps_deploy.models.resnet import ModelOptions, ResNet
 from aps_deploy.models.spec import Family, ModelSpec, specs_of_family
+from aps_deploy.models.ties import why_tied
 from aps_deploy.polyphase import Criterion, SelectionMode, resolve_criterion, resolve_selection_mode
 
 _REGISTRY: dict[str, ModelSpec] = {spec.name: spec for spec in specs_of_family("cifar") + specs_of_family("imagenet")}
@@ -89,6 +91,9 @@ def create_model(
 
     Raises:
         InputError: an unknown name or option, or options that do not go together.
+
+    Warns:
+        TiedSelectionWarning: the criterion cannot tell the components of this network apart.
     """
     if is_converted(name):
         return _create_converted(name, num_classes, criterion, selection, (pool_only, padding, odd_maps))
@@ -108,6 +113,8 @@ def create_model(
         padding=check_padding(padding),
         odd_maps=odd_maps,
     )
+    if (tied := why_tied(found, options.criterion)) is not None:
+        warnings.warn(tied, TiedSelectionWarning, stacklevel=2)
     return ResNet(found, options)
 
 

@@ -132,10 +132,19 @@ def test_options_are_checked() -> None:
         aps_deploy.convert(_Small(), head="pool")  # type: ignore[arg-type]
     with pytest.raises(InputError, match="unknown selection criterion"):
         aps_deploy.convert(_Small(), criterion="l3")
-    with pytest.raises(InputError, match=r"maxpool takes maxima, .* criterion linf ties"):
-        aps_deploy.convert(short_network("resnet"), criterion="linf")
     with pytest.raises(InputError, match="is a network of this project already"):
         aps_deploy.convert(aps_deploy.create_model("resnet20_aps1"))
+
+
+def test_criteria_that_always_tie() -> None:
+    with pytest.raises(InputError, match=r"maxpool takes maxima, .* criterion linf ties .* a filter size of 2"):
+        aps_deploy.convert(short_network("resnet"), criterion="linf")
+    with pytest.raises(InputError, match=r"conv1 gives a map without negative values, .* l1 ties .* no blur"):
+        aps_deploy.convert(short_network("resnet"), criterion="l1", filter_size=3)
+    # LayerNorm leaves negative values, and the blur does not make their norms alike.
+    converted = aps_deploy.convert(short_network("convnext"), criterion="l1", filter_size=3).eval()
+    with torch.inference_mode():
+        assert converted.trace_selections(torch.randn(4, 3, 128, 128)).margins.amax(dim=0).min() > 1e-6
 
 
 def test_the_original_is_left_alone() -> None:
