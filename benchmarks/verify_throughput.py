@@ -24,13 +24,10 @@ import dataclasses
 import itertools
 import json
 import os
-import platform
 import resource
-import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +46,8 @@ from aps_deploy.runtimes.onnxruntime_session import session_options, start_sessi
 from aps_deploy.verification import measure_consistency, shift_set, verify_path
 from aps_deploy.verification.paths import save_reference_path
 from aps_deploy.verification.shifts import ShiftSet
-from aps_deploy.verification.versions import package_versions
+from benchmarks.machine import machine
+from benchmarks.timing import interleaved, ratios, spread
 
 RESULTS = Path(__file__).with_name("results") / "verify_throughput.json"
 
@@ -89,9 +87,7 @@ def main() -> None:
         "num_shifts": len(setting.shifts),
         "batch_size": options.batch_size,
         "num_threads": options.threads,
-        "cores": os.cpu_count(),
-        "platform": f"{platform.system()} {platform.machine()}",
-        "versions": package_versions(),
+        **machine(),
         "consistency_pass": consistency,
         "whole_verification": whole,
     }
@@ -133,15 +129,14 @@ def consistency_ratios(setting: Setting, rounds: int) -> dict[str, Any]:
                 images = StreamedImages(paths, setting.preprocessing)
                 measure_consistency(session, images, setting.shifts, batch_size=setting.batch_size, base=base)
 
-            seconds = _in_turn(bare, measured, first=number % 2)
-            raw_rates.append(runs / seconds[0])
-            rates.append(runs / seconds[1])
-    shares = [rate / raw_rate for rate, raw_rate in zip(rates, raw_rates, strict=True)]
+            seconds = interleaved({"raw": bare, "verify": measured}, rounds=1, warm_up=0, first=number)
+            raw_rates.append(runs / seconds["raw"][0])
+            rates.append(runs / seconds["verify"][0])
     return {
         "rounds": rounds,
-        "raw_images_per_s": _spread(raw_rates),
-        "verify_images_per_s": _spread(rates),
-        "share_of_raw": _spread(shares),
+        "raw_images_per_s": spread(raw_rates),
+        "verify_images_per_s": spread(rates),
+        "share_of_raw": spread(ratios(rates, raw_rates)),
     }
 
 
@@ -181,20 +176,6 @@ def whole_verification(setting: Setting, checkpoint: str, folder: Path, raw_rate
 
 def _prepared(images: StreamedImages, setting: Setting) -> list[npt.NDArray[np.float32]]:
     return [images[rows] for rows in batches(len(images), setting.batch_size)]
-
-
-def _in_turn(bare: Callable[[], None], measured: Callable[[], None], *, first: int) -> tuple[float, float]:
-    """Return the seconds of both; ``first`` says which begins, since what runs second finds a warmer machine."""
-    seconds = [0.0, 0.0]
-    for which in (first, 1 - first):
-        start = time.perf_counter()
-        (bare, measured)[which]()
-        seconds[which] = time.perf_counter() - start
-    return seconds[0], seconds[1]
-
-
-def _spread(values: list[float]) -> dict[str, float]:
-    return {"median": statistics.median(values), "smallest": min(values), "largest": max(values)}
 
 
 def _setting(options: argparse.Namespace, file: Path) -> Setting:

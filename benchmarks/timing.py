@@ -1,0 +1,49 @@
+"""Timing by ratio: what is compared runs once a round, in an order that turns, so that a slow moment hits all alike."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+
+def interleaved(
+    calls: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: int = 2, first: int = 0
+) -> dict[str, list[float]]:
+    """Return the seconds of every call in every round.
+
+    Args:
+        calls: what is compared, by name.
+        rounds: how often each runs; the first to run changes from round to round.
+        warm_up: runs of each beforehand that are not counted.
+        first: which begins the first round.
+    """
+    names = list(calls)
+    for name in names:
+        for _ in range(warm_up):
+            calls[name]()
+    seconds: dict[str, list[float]] = {name: [] for name in names}
+    for number in range(rounds):
+        turn = (first + number) % len(names)
+        for name in names[turn:] + names[:turn]:
+            start = time.perf_counter()
+            calls[name]()
+            seconds[name].append(time.perf_counter() - start)
+    return seconds
+
+
+def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:
+    """Return the ratio of each round."""
+    return [one / other for one, other in zip(numerators, denominators, strict=True)]
+
+
+def spread(values: Sequence[float]) -> dict[str, float]:
+    """Return the median, the quartiles and the extremes."""
+    quarters = statistics.quantiles(values, n=4, method="inclusive") if len(values) > 1 else [values[0]] * 3
+    return {
+        "median": statistics.median(values),
+        "lower_quartile": quarters[0],
+        "upper_quartile": quarters[2],
+        "smallest": min(values),
+        "largest": max(values),
+    }

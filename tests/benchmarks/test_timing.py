@@ -1,0 +1,22 @@
+"""How runs are interleaved and summed up."""
+
+from __future__ import annotations
+
+from benchmarks.timing import interleaved, ratios, spread
+
+
+def test_the_order_turns_and_everything_runs_once_a_round() -> None:
+    order: list[str] = []
+    calls = {name: (lambda name=name: order.append(name)) for name in "abc"}  # type: ignore[misc]
+    seconds = interleaved(calls, rounds=3, warm_up=1, first=1)
+    assert "".join(order) == "abc" + "bca" + "cab" + "abc"
+    assert {name: len(values) for name, values in seconds.items()} == {"a": 3, "b": 3, "c": 3}
+
+
+def test_spread_and_ratios() -> None:
+    assert ratios([2.0, 9.0], [1.0, 3.0]) == [2.0, 3.0]
+    found = spread([4.0, 1.0, 2.0, 3.0, 5.0])
+    assert (found["smallest"], found["lower_quartile"], found["median"], found["upper_quartile"], found["largest"]) == (
+        1.0, 2.0, 3.0, 4.0, 5.0,
+    )  # fmt: skip
+    assert spread([7.0])["upper_quartile"] == 7.0
