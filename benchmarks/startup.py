@@ -1,0 +1,149 @@
+"""What a person waits for at the command line, beside the project's bars.
+
+    python -m benchmarks.startup             # help, predict on one image, export of ResNet-50-APS: about a minute
+    python -m benchmarks.startup --write     # also benchmarks/results/startup.json
+
+- *help*: processor time of `aps-deploy --help`.
+- *predict*: `aps-deploy predict FILE IMAGE` with a packaged network, against a Python that only imports NumPy and
+  ONNX Runtime, opens the same file and runs it once; both are new processes, one of each per round.
+- *export*: `aps-deploy export` of a `resnet50_aps3` checkpoint for 224 x 224 images, the process's start included.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from aps_deploy.console import print_table
+from aps_deploy.export import export_checkpoint
+from aps_deploy.files import write_json
+from aps_deploy.images import find_images_anywhere
+from aps_deploy.models import create_model, save_checkpoint
+from aps_deploy.packaged import packaged_images
+from aps_deploy.preprocessing import IMAGENET
+from benchmarks.machine import machine
+from benchmarks.timing import ratios, spread
+
+RESULTS = Path(__file__).with_name("results") / "startup.json"
+PACKAGED = "resnet20_aps3.cifar10"
+
+_COMMAND = (sys.executable, "-m", "aps_deploy.cli")
+_BARE = """
+import sys
+import numpy as np
+import onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+session.run(None, {"images": np.zeros((1, 3, 32, 32), np.float32)})
+"""
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What one process took.
+
+    Attributes:
+        wall_s: seconds that passed.
+        processor_s: seconds of processor time, its own and the system's for it.
+    """
+
+    wall_s: float
+    processor_s: float
+
+
+def main() -> None:
+    options = _options()
+    with tempfile.TemporaryDirectory() as folder:
+        found = [*_help(options.rounds), *_predict(options.rounds, Path(folder)), _export(Path(folder), options.arch)]
+    print_table(_table(found))
+    if options.write:
+        RESULTS.parent.mkdir(exist_ok=True)
+        write_json(RESULTS, {**machine(), "rounds": options.rounds, "measured": found})
+        print(RESULTS)
+
+
+def cost(*command: str | os.PathLike[str]) -> Cost:
+    """Run a command to its end and return what it took.
+
+    Raises:
+        CalledProcessError: it failed.
+    """
+    before = os.times()
+    start = time.perf_counter()
+    subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
+    wall_s = time.perf_counter() - start
+    after = os.times()
+    spent = after.children_user + after.children_system - before.children_user - before.children_system
+    return Cost(wall_s, spent)
+
+
+def _help(rounds: int) -> list[dict[str, Any]]:
+    values = [cost(*_COMMAND, "--help").processor_s for _ in range(rounds)]
+    return [_row("aps-deploy --help, processor seconds", values, at_most=0.3)]
+
+
+def _predict(rounds: int, folder: Path) -> list[dict[str, Any]]:
+    file = folder / "model.onnx"
+    export_checkpoint(PACKAGED, file)
+    image = find_images_anywhere(packaged_images()["cifar10"])[0]
+    commands = {"predict": (*_COMMAND, "predict", file, image), "bare": (sys.executable, "-c", _BARE, file)}
+    costs: dict[str, list[Cost]] = {name: [] for name in commands}
+    for number in range(rounds):
+        for name in list(commands) if number % 2 == 0 else reversed(list(commands)):
+            costs[name].append(cost(*commands[name]))
+    wall = {name: [each.wall_s for each in values] for name, values in costs.items()}
+    spent = {name: [each.processor_s for each in values] for name, values in costs.items()}
+    return [
+        _row("predict / import and run once, seconds", ratios(wall["predict"], wall["bare"]), at_most=1.5),
+        _row("predict / import and run once, processor seconds", ratios(spent["predict"], spent["bare"]), at_most=1.5),
+        _row("predict, seconds", wall["predict"]),
+    ]
+
+
+def _export(folder: Path, arch: str) -> dict[str, Any]:
+    checkpoint = folder / "network.safetensors"
+    classes = [str(number) for number in range(1000)]
+    save_checkpoint(checkpoint, create_model(arch).eval(), preprocessing=IMAGENET, class_names=classes)
+    seconds = cost(*_COMMAND, "export", checkpoint, "-o", folder / "network.onnx").wall_s
+    return _row(f"export of {arch}, seconds", [seconds], at_most=60.0)
+
+
+def _row(what: str, values: list[float], at_most: float | None = None) -> dict[str, Any]:
+    found = spread(values)
+    bar = {} if at_most is None else {"at_most": at_most, "met": found["median"] <= at_most}
+    return {"what": what, **found, **bar}
+
+
+def _table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="start-up: medians (quartiles)")
+    for column in ("what", "median", "quartiles", "bar", ""):
+        table.add_column(column)
+    for row in rows:
+        table.add_row(
+            row["what"],
+            f"{row['median']:.3f}",
+            f"{row['lower_quartile']:.3f} to {row['upper_quartile']:.3f}",
+            f"at most {row['at_most']}" if "at_most" in row else "",
+            {True: "met", False: "missed", None: ""}[row.get("met")],
+        )
+    return table
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="What a person waits for at the command line.")
+    parser.add_argument("--rounds", type=int, default=10, help="processes of each kind")
+    parser.add_argument("--arch", default="resnet50_aps3", help="architecture whose export is timed")
+    parser.add_argument("--write", action="store_true", help=f"write the result to {RESULTS.name}")
+    return parser.parse_args()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,29 @@
+"""The benchmark of the command line runs through."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from benchmarks import startup
+
+
+def test_a_short_run_leaves_a_whole_result(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    result = tmp_path / "results" / "startup.json"
+    monkeypatch.setattr(startup, "RESULTS", result)
+    monkeypatch.setattr(sys, "argv", ["startup", "--rounds", "1", "--arch", "resnet18_aps1", "--write"])
+    startup.main()
+    measured = json.loads(result.read_text())["measured"]
+    assert len(measured) == 5 and all(row["median"] > 0 for row in measured)
+    assert "export of resnet18_aps1" in capsys.readouterr().out
+
+
+def test_a_command_that_fails_is_not_timed() -> None:
+    with pytest.raises(subprocess.CalledProcessError):
+        startup.cost(sys.executable, "-c", "raise SystemExit(3)")
