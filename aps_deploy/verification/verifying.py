@@ -253,6 +253,7 @@ def certificate_of(run: Run, overrides: dict[str, float | None], digest: ImagesD
             "architecture": metadata.architecture,
             "precision": metadata.precision,
             "precision_found": found_precision(run),
+            "kept_fp32": list(metadata.kept_fp32),
             "polyphase": metadata.polyphase,
             "checkpoint_sha256": metadata.checkpoint_sha256,
             "calibration": metadata.calibration,

@@ -25,6 +25,10 @@ def test_kept_layers_are_declared_and_pass_the_proof(
     verdicts = {check["name"]: check["status"] for check in certificate["checks"]}
     assert verdicts["other_precision_layers"] == verdicts["declared_differently"] == "passed"
     assert certificate["file"]["precision_found"] == "fp16"
+    assert certificate["file"]["kept_fp32"] == kept
+    page = file.with_name("kept.html")
+    result = invoke("verify", "--from", file.with_name("kept.certificate.json"), "--report", page)
+    assert f"fp16, but fp32 in {', '.join(kept)}" in page.read_text(encoding="utf-8")
 
 
 def test_nothing_to_keep_is_said_in_a_sentence(checkpoint: Path, tmp_path: Path, invoke: Invoke) -> None:

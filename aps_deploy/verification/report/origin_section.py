@@ -27,7 +27,7 @@ def origin_section(certificate: Certificate) -> list[Markup]:
     environment, data = certificate.environment, certificate.data
     rows: list[tuple[object, object]] = [
         ("File", joined([file["name"], " ", _hash(file["sha256"])])),
-        ("Precision", file["precision"] or "not stated"),
+        ("Precision", _precision(file)),
         *_reference(reference),
         ("Ran in", f"{place(environment['runtime'], environment['device'])} ({', '.join(environment['providers'])})"),
         ("Platform", environment["platform"]),
@@ -41,6 +41,11 @@ def origin_section(certificate: Certificate) -> list[Markup]:
     if rejudged is not None:
         rows.append(("Judged anew from", joined([rejudged["certificate"], " ", _hash(rejudged["sha256"])])))
     return [*parts, table("Everything that the outcome depends on", ("What", "Value"), rows)]
+
+
+def _precision(file: dict[str, Any]) -> str:
+    kept = file.get("kept_fp32")
+    return str(file["precision"] or "not stated") + (f", but fp32 in {', '.join(kept)}" if kept else "")
 
 
 def _reference(reference: dict[str, Any]) -> list[tuple[object, object]]:
