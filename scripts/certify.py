@@ -100,10 +100,8 @@ def _calibrated(precision: str, certificate: Certificate) -> str:
     calibration = certificate.file.get("calibration")
     if calibration is None:
         return ""
-    return (
-        f"\nThe ranges of the {precision} file come from {calibration['images']} images (hash `{calibration['sha256'][:16]}`, "
-        f"{calibration['method']}).\n"
-    )
+    told = f"{calibration['images']} images (hash `{calibration['sha256'][:16]}`, {calibration['method']})"
+    return f"\nThe ranges of the {precision} file come from {told}.\n"
 
 
 def data_name(folder: Path | str) -> str:

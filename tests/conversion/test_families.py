@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,6 +15,7 @@ import torch
 import aps_deploy
 from aps_deploy.conversion import ConvertedModel
 from aps_deploy.export import export_onnx
+from aps_deploy.layers import Classifier
 from aps_deploy.verification import verify
 from tests.conversion.support import FAMILIES, full_network, short_network, with_circular_borders
 
@@ -119,9 +121,24 @@ def test_the_exported_file_keeps_every_bit(family: str, folder: Path) -> None:
     prove(converted(family), folder / f"{family}.onnx", num_shifts=20)
 
 
+def with_logits_of_order_one(model: ConvertedModel, images: torch.Tensor) -> ConvertedModel:
+    """Return a copy whose logits have the size that the absolute gates of `verify` are made for.
+
+    Those of untrained networks can be hundreds, and their rounding with them.
+    """
+    scaled = copy.deepcopy(model)
+    classifier = [module for module in scaled.modules() if isinstance(module, Classifier)][-1]
+    with torch.no_grad():
+        size = scaled(images).abs().mean()
+        for parameter in classifier.parameters():
+            parameter /= size
+    return scaled
+
+
 def prove(model: ConvertedModel, path: Path, *, num_shifts: int) -> None:
     """Export, compare with PyTorch, shift at random in ONNX Runtime, verify."""
     images = images_for(model)
+    model = with_logits_of_order_one(model, images)
     export_onnx(model, path, image_size=images.shape[2])
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = 1
