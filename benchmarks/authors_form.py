@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from aps_deploy.layers import APS, Selections
 from aps_deploy.models.network import SelectingNetwork
+from aps_deploy.polyphase import polyphase_components, take_component
 
 
 class AuthorsAPS(APS):
@@ -17,24 +18,15 @@ class AuthorsAPS(APS):
 
     def forward(self, x: Tensor, selections: Selections) -> tuple[Tensor, Tensor]:
         """Return the kept component (N, C, H/s, W/s) of ``x`` (N, C, H, W) and its index (N,) int64."""
-        blurred = self.blur(x)
-        components = self._components(blurred)
-        compared = components if self.blur_position == "before_selection" else self._components(x)
+        components = polyphase_components(self.blur(x), self.stride)
+        compared = components if self.blur_position == "before_selection" else polyphase_components(x, self.stride)
         index = torch.linalg.vector_norm(compared.flatten(2), dim=2).argmax(dim=1)
-        return self._take(components, index), index
+        return components[torch.arange(x.shape[0], device=x.device), index], index
 
     def reuse(self, x: Tensor, index: Tensor | None) -> Tensor:
         """Return the component ``index`` of the blurred map ``x``."""
         assert index is not None
-        return self._take(self._components(self.blur(x)), index)
-
-    def _components(self, x: Tensor) -> Tensor:
-        s = self.stride
-        return torch.stack([x[:, :, row::s, column::s] for column in range(s) for row in range(s)], dim=1)
-
-    @staticmethod
-    def _take(components: Tensor, index: Tensor) -> Tensor:
-        return components[torch.arange(components.shape[0], device=components.device), index]
+        return take_component(self.blur(x), index, self.stride)
 
 
 def in_authors_form(model: SelectingNetwork) -> SelectingNetwork:

@@ -25,11 +25,11 @@ from rich.table import Table
 
 from aps_deploy.console import print_table
 from aps_deploy.export.onnx_export import finish_onnx, trace_onnx
-from aps_deploy.files import write_json
 from aps_deploy.models import SelectingNetwork, create_model
 from aps_deploy.runtimes.onnxruntime_session import session_options, start_session
 from benchmarks.authors_form import in_authors_form
 from benchmarks.machine import machine
+from benchmarks.reporting import add_write_option, cells, judged, keep
 from benchmarks.timing import interleaved, ratios, spread
 
 RESULTS = Path(__file__).with_name("results") / "networks.json"
@@ -87,9 +87,7 @@ def main() -> None:
     document = {**machine(), "num_threads": options.threads, "rounds": options.rounds, "measured": measured}
     print_table(_table(measured))
     if options.write:
-        RESULTS.parent.mkdir(exist_ok=True)
-        write_json(RESULTS, document)
-        print(RESULTS)
+        keep(RESULTS, document)
 
 
 def measure(setting: Setting, runtime: str, rounds: int, num_threads: int | None) -> dict[str, Any]:
@@ -120,13 +118,8 @@ def measure(setting: Setting, runtime: str, rounds: int, num_threads: int | None
 def _compared(
     seconds: dict[str, list[float]], one: str, other: str, *, most: float | None = None, least: float | None = None
 ) -> dict[str, Any]:
-    found = spread(ratios(seconds[one], seconds[other]))
-    bar: dict[str, Any] = {}
-    if most is not None:
-        bar = {"at_most": most, "met": found["median"] <= most}
-    elif least is not None:
-        bar = {"at_least": least, "met": found["median"] >= least}
-    return {"ratio": f"{one}/{other}", **found, **bar}
+    found = judged(spread(ratios(seconds[one], seconds[other])), at_most=most, at_least=least)
+    return {"ratio": f"{one}/{other}", **found}
 
 
 def _torch_call(model: SelectingNetwork, images: torch.Tensor) -> Callable[[], object]:
@@ -157,16 +150,12 @@ def _table(measured: list[dict[str, Any]]) -> Table:
     for entry in measured:
         batch = Setting.parse(entry["setting"]).batch
         for found in entry["ratios"]:
-            bar = next((f"{key.replace('_', ' ')} {found[key]}" for key in ("at_most", "at_least") if key in found), "")
             table.add_row(
                 entry["setting"],
                 entry["runtime"],
                 f"{1e3 * entry['seconds']['lpf']['median'] / batch:.2f}",
                 found["ratio"],
-                f"{found['median']:.3f}",
-                f"{found['lower_quartile']:.3f} to {found['upper_quartile']:.3f}",
-                bar,
-                {True: "met", False: "missed", None: ""}[found.get("met")],
+                *cells(found),
             )
     return table
 
@@ -177,7 +166,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--runtimes", nargs="+", choices=RUNTIMES, default=RUNTIMES)
     parser.add_argument("--rounds", type=int, default=20, help="runs of each network")
     parser.add_argument("--threads", type=int, help="threads of the runtime [default: its choice]")
-    parser.add_argument("--write", action="store_true", help=f"write the result to {RESULTS.name}")
+    add_write_option(parser, RESULTS)
     return parser.parse_args()
 
 

@@ -25,12 +25,12 @@ from rich.table import Table
 
 from aps_deploy.console import print_table
 from aps_deploy.export import export_checkpoint
-from aps_deploy.files import write_json
 from aps_deploy.images import find_images_anywhere
 from aps_deploy.models import create_model, save_checkpoint
 from aps_deploy.packaged import packaged_images
 from aps_deploy.preprocessing import IMAGENET
 from benchmarks.machine import machine
+from benchmarks.reporting import add_write_option, cells, judged, keep
 from benchmarks.timing import ratios, spread
 
 RESULTS = Path(__file__).with_name("results") / "startup.json"
@@ -65,9 +65,7 @@ def main() -> None:
         found = [*_help(options.rounds), *_predict(options.rounds, Path(folder)), _export(Path(folder), options.arch)]
     print_table(_table(found))
     if options.write:
-        RESULTS.parent.mkdir(exist_ok=True)
-        write_json(RESULTS, {**machine(), "rounds": options.rounds, "measured": found})
-        print(RESULTS)
+        keep(RESULTS, {**machine(), "rounds": options.rounds, "measured": found})
 
 
 def cost(*command: str | os.PathLike[str]) -> Cost:
@@ -117,9 +115,7 @@ def _export(folder: Path, arch: str) -> dict[str, Any]:
 
 
 def _row(what: str, values: list[float], at_most: float | None = None) -> dict[str, Any]:
-    found = spread(values)
-    bar = {} if at_most is None else {"at_most": at_most, "met": found["median"] <= at_most}
-    return {"what": what, **found, **bar}
+    return {"what": what, **judged(spread(values), at_most=at_most)}
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:
@@ -127,13 +123,7 @@ def _table(rows: list[dict[str, Any]]) -> Table:
     for column in ("what", "median", "quartiles", "bar", ""):
         table.add_column(column)
     for row in rows:
-        table.add_row(
-            row["what"],
-            f"{row['median']:.3f}",
-            f"{row['lower_quartile']:.3f} to {row['upper_quartile']:.3f}",
-            f"at most {row['at_most']}" if "at_most" in row else "",
-            {True: "met", False: "missed", None: ""}[row.get("met")],
-        )
+        table.add_row(row["what"], *cells(row))
     return table
 
 
@@ -141,7 +131,7 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="What a person waits for at the command line.")
     parser.add_argument("--rounds", type=int, default=10, help="processes of each kind")
     parser.add_argument("--arch", default="resnet50_aps3", help="architecture whose export is timed")
-    parser.add_argument("--write", action="store_true", help=f"write the result to {RESULTS.name}")
+    add_write_option(parser, RESULTS)
     return parser.parse_args()
 
 

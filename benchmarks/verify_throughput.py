@@ -35,7 +35,6 @@ import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.export import export_checkpoint
-from aps_deploy.files import write_json
 from aps_deploy.image_stream import StreamedImages
 from aps_deploy.images import find_images_anywhere
 from aps_deploy.packaged import packaged_images
@@ -47,6 +46,7 @@ from aps_deploy.verification import measure_consistency, shift_set, verify_path
 from aps_deploy.verification.paths import save_reference_path
 from aps_deploy.verification.shifts import ShiftSet
 from benchmarks.machine import machine
+from benchmarks.reporting import add_write_option, keep
 from benchmarks.timing import interleaved, ratios, spread
 
 RESULTS = Path(__file__).with_name("results") / "verify_throughput.json"
@@ -99,9 +99,7 @@ def main() -> None:
         f"whole verification: {100 * whole['share_of_raw']:.1f} %"
     )
     if options.write:
-        RESULTS.parent.mkdir(exist_ok=True)
-        write_json(RESULTS, document)
-        print(RESULTS)
+        keep(RESULTS, document)
 
 
 def consistency_ratios(setting: Setting, rounds: int) -> dict[str, Any]:
@@ -198,7 +196,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--rounds", type=int, default=10, help="chunks that the images are measured in")
     parser.add_argument("--batch-size", type=int, default=64, help="images per run")
     parser.add_argument("--threads", type=int, help="threads of ONNX Runtime in the consistency pass")
-    parser.add_argument("--write", action="store_true", help=f"write the result to {RESULTS.name}")
+    add_write_option(parser, RESULTS)
     return parser.parse_args()
 
 

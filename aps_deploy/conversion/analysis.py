@@ -22,6 +22,7 @@ from aps_deploy.conversion.operators import (
     PIXELWISE_MODULES,
     POSITION_DEPENDENT,
     activation_name,
+    called_module,
     called_name,
     is_dropout,
     is_join,
@@ -144,7 +145,7 @@ class _Analysis:
         inputs = [self.values[source] for source in node.all_input_nodes]
         if not any(isinstance(value, Moving) for value in inputs):
             return self._of_still(node)
-        module = self.traced.get_submodule(str(node.target)) if node.op == "call_module" else None
+        module = called_module(self.traced, node)
         return self._of_map(node, module)
 
     def _of_still(self, node: fx.Node) -> Value:

@@ -43,6 +43,11 @@ def activation_name(node: fx.Node, module: nn.Module | None) -> str | None:
     return name.replace("_", "") if name in _ACTIVATION_NAMES else None
 
 
+def called_module(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
+    """Return the module that a node calls; None where it calls none."""
+    return graph.get_submodule(str(node.target)) if node.op == "call_module" else None
+
+
 def called_name(node: fx.Node) -> str:
     """Return the name of the function or method that a node calls, without an in-place underscore."""
     target: Any = node.target

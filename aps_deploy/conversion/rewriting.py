@@ -18,7 +18,7 @@ from aps_deploy.conversion.modules import (
     PixelwiseLinear,
     classifier_from_linear,
 )
-from aps_deploy.conversion.operators import activation_name
+from aps_deploy.conversion.operators import activation_name, called_module
 from aps_deploy.conversion.report import ConversionReport, Sampled
 from aps_deploy.conversion.ties import check_not_tied
 from aps_deploy.layers import APS, Classifier
@@ -207,7 +207,7 @@ class _Rewriting:
         tail = node
         while len(tail.users) == 1:
             (user,) = tail.users
-            module = self.traced.get_submodule(str(user.target)) if user.op == "call_module" else None
+            module = called_module(self.traced, user)
             pointwise = isinstance(module, nn.BatchNorm2d) or activation_name(user, module) is not None
             if not pointwise or self.position[user] > first_follower:
                 break

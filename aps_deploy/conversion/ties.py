@@ -5,8 +5,9 @@ from __future__ import annotations
 from torch import fx, nn
 
 from aps_deploy.conversion.modules import CircularPool2d
-from aps_deploy.conversion.operators import activation_name
+from aps_deploy.conversion.operators import activation_name, called_module
 from aps_deploy.errors import InputError
+from aps_deploy.models.ties import ties_behind_blur, ties_behind_maximum
 from aps_deploy.polyphase import Criterion
 
 _NON_NEGATIVE = ("relu", "relu6", "sigmoid", "hardsigmoid", "softplus")
@@ -27,9 +28,9 @@ def check_not_tied(
     Raises:
         InputError: they tie in every image.
     """
-    if criterion in ("linf", "max") and filter_size == 1 and _takes_maxima(graph, strided):
+    if ties_behind_maximum(criterion, filter_size) and _takes_maxima(graph, strided):
         reason, cure = "takes maxima", "a filter size of 2 or more"
-    elif criterion in ("l1", "l1_min") and filter_size > 1 and _is_non_negative(graph, tail):
+    elif ties_behind_blur(criterion, filter_size) and _is_non_negative(graph, tail):
         reason, cure = "gives a map without negative values, which the blur spreads evenly", "no blur"
     else:
         return
@@ -42,13 +43,9 @@ def check_not_tied(
 def _is_non_negative(graph: fx.GraphModule, node: fx.Node) -> bool:
     while _takes_maxima(graph, node) and isinstance(node.args[0], fx.Node):
         node = node.args[0]
-    return activation_name(node, _module(graph, node)) in _NON_NEGATIVE
+    return activation_name(node, called_module(graph, node)) in _NON_NEGATIVE
 
 
 def _takes_maxima(graph: fx.GraphModule, node: fx.Node) -> bool:
-    module = _module(graph, node)
+    module = called_module(graph, node)
     return isinstance(module, nn.MaxPool2d) or (isinstance(module, CircularPool2d) and module.is_maximum)
-
-
-def _module(graph: fx.GraphModule, node: fx.Node) -> nn.Module | None:
-    return graph.get_submodule(str(node.target)) if node.op == "call_module" else None

@@ -6,22 +6,34 @@ from aps_deploy.models.spec import ModelSpec
 from aps_deploy.polyphase import Criterion
 
 
+def ties_behind_blur(criterion: Criterion, filter_size: int) -> bool:
+    """Return whether the components of a blurred map of non-negative values tie.
+
+    A binomial filter of two taps or more has a zero at the highest frequency: of its taps, those that reach the even
+    places sum to one half, and so do the others. Every component therefore has the same l1 norm; only the rounding of
+    the blur tells them apart.
+    """
+    return criterion in ("l1", "l1_min") and filter_size > 1
+
+
+def ties_behind_maximum(criterion: Criterion, filter_size: int) -> bool:
+    """Return whether the components behind a maximum pool of stride 1 tie.
+
+    It repeats its largest value in neighbours, one in each component; a blur makes them differ again.
+    """
+    return criterion in ("linf", "max") and filter_size == 1
+
+
 def why_tied(spec: ModelSpec, criterion: Criterion) -> str | None:
     """Return in one sentence why a layer of a network ties in every image; None where none must.
 
-    Both cases concern the ImageNet family, which selects on blurred maps and behind a maximum pool:
-
-    - A binomial filter of two taps or more has a zero at the highest frequency: of its taps, those that reach the even
-      places sum to one half, and so do the others. Every component of the blurred map of non-negative values (all
-      come from a ReLU) therefore has the same l1 norm; only the rounding of the blur tells them apart.
-    - The 2x2 maximum pool of stride 1 repeats its largest value in four neighbours, one in each component; a blur
-      makes them differ again.
+    Only the ImageNet family has such layers: it selects on blurred maps behind a ReLU, and behind a maximum pool.
     """
     if spec.sampler != "aps" or spec.family != "imagenet":
         return None
-    if criterion in ("l1", "l1_min") and spec.filter_size > 1:
+    if ties_behind_blur(criterion, spec.filter_size):
         reason = "its blur gives every component the same sum"
-    elif criterion in ("linf", "max") and spec.filter_size == 1:
+    elif ties_behind_maximum(criterion, spec.filter_size):
         reason = "its maximum pool puts the largest value into every component"
     else:
         return None

@@ -1,0 +1,37 @@
+"""What the benchmarks share: the option that keeps a result, its file, and the bar beside a median."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import Any
+
+from aps_deploy.files import write_json
+
+
+def add_write_option(parser: argparse.ArgumentParser, results: Path) -> None:
+    """Add ``--write``."""
+    parser.add_argument("--write", action="store_true", help=f"write the result to {results.name}")
+
+
+def keep(results: Path, document: dict[str, Any]) -> None:
+    """Write a result and print where it is."""
+    results.parent.mkdir(exist_ok=True)
+    write_json(results, document)
+    print(results)
+
+
+def judged(found: dict[str, float], *, at_most: float | None = None, at_least: float | None = None) -> dict[str, Any]:
+    """Return a spread with its bar, and whether the median meets it; unchanged where there is no bar."""
+    if at_most is not None:
+        return {**found, "at_most": at_most, "met": found["median"] <= at_most}
+    if at_least is not None:
+        return {**found, "at_least": at_least, "met": found["median"] >= at_least}
+    return dict(found)
+
+
+def cells(row: dict[str, Any]) -> tuple[str, str, str, str]:
+    """Return the last columns of a table for a row of `judged`: median, quartiles, bar, whether it is met."""
+    bar = next((f"{key.replace('_', ' ')} {row[key]}" for key in ("at_most", "at_least") if key in row), "")
+    quartiles = f"{row['lower_quartile']:.3f} to {row['upper_quartile']:.3f}"
+    return f"{row['median']:.3f}", quartiles, bar, {True: "met", False: "missed", None: ""}[row.get("met")]
