@@ -70,6 +70,7 @@ def train(
     dist_backend: settings_options.DistBackend = None,
     sync_batch_norm: settings_options.SyncBatchNorm = None,
     validate_consistency: settings_options.ValidateConsistency = None,
+    checkpoint_seconds: settings_options.CheckpointSeconds = None,
     progress: settings_options.Progress = None,
     nproc_per_node: settings_options.NprocPerNode = None,
     nnodes: settings_options.Nnodes = None,

@@ -43,12 +43,30 @@ class LabelledImages(Protocol):
         """Return the images at `indices`, renumbered from 0."""
         ...
 
+    def names(self, indices: Tensor) -> list[str]:
+        """Return what a person finds the images at `indices` by: file names, or numbers in the archive."""
+        ...
+
+    @property
+    def starts_processes(self) -> bool:
+        """Whether fetching batches starts loader processes."""
+        ...
+
 
 class MemoryImages:
-    """Decoded images held in memory."""
+    """Decoded images held in memory.
 
-    def __init__(self, images: Tensor, labels: Tensor) -> None:
+    Args:
+        images: (N, 3, H, W) uint8.
+        labels: (N,) int64.
+        names: What a person finds them by; None: their numbers from 0.
+    """
+
+    starts_processes = False
+
+    def __init__(self, images: Tensor, labels: Tensor, names: Sequence[str] | None = None) -> None:
         self.images, self.labels = images, labels
+        self._names = [str(number) for number in range(len(labels))] if names is None else list(names)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -60,7 +78,11 @@ class MemoryImages:
 
     def subset(self, indices: Tensor) -> MemoryImages:
         """Return the images at `indices`, renumbered from 0."""
-        return MemoryImages(self.images[indices], self.labels[indices])
+        return MemoryImages(self.images[indices], self.labels[indices], self.names(indices))
+
+    def names(self, indices: Tensor) -> list[str]:
+        """Return what a person finds the images at `indices` by."""
+        return [self._names[index] for index in indices.tolist()]
 
 
 class FileImages:
@@ -101,6 +123,15 @@ class FileImages:
         """Return the images at `indices`, renumbered from 0."""
         paths = [self.paths[index] for index in indices.tolist()]
         return FileImages(paths, self.labels[indices], self.preprocessing, workers=self.workers)
+
+    def names(self, indices: Tensor) -> list[str]:
+        """Return the paths of the images at `indices`."""
+        return [str(self.paths[index]) for index in indices.tolist()]
+
+    @property
+    def starts_processes(self) -> bool:
+        """Whether fetching batches starts loader processes."""
+        return self.workers > 0
 
 
 class _FileBatches(Dataset[tuple[Tensor, Tensor] | ApsError]):
@@ -164,4 +195,4 @@ def open_images(
     for number, path in enumerate(paths):
         images[number] = decode(path, preprocessing)
     _LOGGER.debug("decoded %d images of %d x %d into memory", len(paths), side, side)
-    return MemoryImages(images, labels)
+    return MemoryImages(images, labels, [str(path) for path in paths])

@@ -171,6 +171,10 @@ ValidateConsistency = Annotated[
     bool | None,
     Option("--validate-consistency/--no-validate-consistency", help="Measure shift consistency after every epoch."),
 ]
+CheckpointSeconds = Annotated[
+    float | None,
+    Option("--checkpoint-seconds", metavar="S", help="Save the state this often inside an epoch too [default: 300]."),
+]
 Progress = Annotated[
     bool | None, Option("--progress/--no-progress", help="Progress bar [default: where stderr is a terminal].")
 ]

@@ -23,7 +23,10 @@ RECIPE_NAMES: tuple[str, ...] = get_args(RecipeName)
 
 # What may differ between the first part of a run and its continuation without changing a number of it.
 _FREE_ON_RESUME = frozenset(
-    {"out_dir", "data", "workers", "device", "dist_backend", "resume", "evaluate", "download", "progress", "weights"}
+    [
+        *("out_dir", "data", "workers", "device", "dist_backend", "resume", "evaluate", "download", "progress"),
+        *("weights", "checkpoint_seconds"),
+    ]
 )
 
 
@@ -136,6 +139,9 @@ class TrainSettings:
     """Among several processes: batch norms use the images of all of them, so that their number changes no result."""
     validate_consistency: bool | None = None
     """Also measure the shift consistency after every epoch (the authors' protocol, one shift per batch)."""
+    checkpoint_seconds: float | None = None
+    """Seconds of training after which the state is saved in the middle of an epoch too (default 300; 0: after every
+    step that finds the last save finished)."""
     progress: bool | None = None
     """Progress bar on stderr (default: where stderr is a terminal)."""
 
@@ -155,7 +161,7 @@ class TrainSettings:
             "momentum": 0, "weight_decay": 0, "label_smoothing": 0,
             "step_epochs": 1, "crop_padding": 0, "circular_shift": 1, "holdout": 0, "max_train_images": 1,
             "image_size": 1, "resize": 1, "workers": 0, "warmup_share": 0,
-            "ema_decay": 0,
+            "ema_decay": 0, "checkpoint_seconds": 0,
         }  # fmt: skip
         for name, lowest in at_least.items():
             value = getattr(self, name)

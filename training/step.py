@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import cast
@@ -27,14 +27,42 @@ from aps_deploy.training.schedule import Schedule
 from aps_deploy.training.state import Position
 
 
-def generator_for(seed: int, *place: int) -> Generator:
-    """Return a generator for one place (epoch, step, ...) of a run.
+class NonFiniteLoss(ApsError):
+    """The loss became NaN or infinite.
+
+    Attributes:
+        epoch: Epoch of the step, counted from 1.
+        step: Step in it, counted from 1.
+        learning_rate: Of that step.
+        images: The images of the batch, as `LabelledImages.names` names them.
+    """
+
+    def __init__(self, loss: float, epoch: int, step: int, learning_rate: float, images: Sequence[str]) -> None:
+        self.epoch, self.step, self.learning_rate, self.images = epoch, step, learning_rate, list(images)
+        more = "" if len(images) <= _NAMED_IMAGES else f" and {len(images) - _NAMED_IMAGES} more"
+        super().__init__(
+            f"the loss is {loss} at step {step} of epoch {epoch} with learning rate {learning_rate:.4g}, images "
+            f"{', '.join(images[:_NAMED_IMAGES])}{more}; the last checkpoint is from before it. Try a smaller "
+            "--learning-rate or --precision float32."
+        )
+
+
+_NAMED_IMAGES = 4
+
+
+def seed_for(seed: int, *place: int) -> int:
+    """Return the seed of one place (epoch, step, ...) of a run.
 
     Deriving it from the place, not from what was drawn before, makes every batch of a resumed run the batch it
     would have been, and the order of images the same on any number of processes.
     """
     digest = hashlib.sha256(repr((seed, *place)).encode()).digest()
-    return torch.Generator().manual_seed(int.from_bytes(digest[:8], "little") >> 1)
+    return int.from_bytes(digest[:8], "little") >> 1
+
+
+def generator_for(seed: int, *place: int) -> Generator:
+    """Return a generator for one place of a run; see `seed_for`."""
+    return torch.Generator().manual_seed(seed_for(seed, *place))
 
 
 @dataclass
@@ -85,6 +113,8 @@ class Trainer:
             right answers.
         """
         device = self.arithmetic.device
+        # For dropout, by place and process: a process that is started again knows only the state of the main one.
+        torch.manual_seed(seed_for(self.recipe.seed, epoch, step, self.process.rank))
         inputs = self._inputs(batch.to(device, non_blocking=True), batch_size, epoch, step)
         labels = labels.to(device, non_blocking=True)
         for group in self.optimizer.param_groups:
@@ -136,6 +166,7 @@ def train_epoch(
     position: Position,
     *,
     on_step: Callable[[Position], bool],
+    on_settled: Callable[[], object] = lambda: None,
 ) -> bool:
     """Take the remaining steps of the epoch at `position`, which is kept up to date.
 
@@ -144,12 +175,13 @@ def train_epoch(
         images: The training images.
         position: Where the run stands; its totals, over all processes, grow with every step.
         on_step: Called after each step; a true return value, in any process, stops all of them here or a few steps on.
+        on_settled: Called where `position` counts every step that was taken, so that the run can be saved there.
 
     Returns:
         Whether the epoch is complete.
 
     Raises:
-        ApsError: the loss is not finite; names the step and the learning rate.
+        NonFiniteLoss: names the step, the learning rate and the images.
     """
     trainer.model.train()
     process = trainer.process
@@ -168,8 +200,9 @@ def train_epoch(
         is_stopped |= on_step(position)
         # The others must stop at the same step, so they are asked where all of them settle.
         if is_last or position.step % interval == 0 or (is_stopped and process.is_alone):
-            _settle(trainer, position, pending)
+            _settle(trainer, position, pending, images, batches)
             is_stopped = process.any(is_stopped)
+            on_settled()
         now = time.monotonic()
         position.train_seconds, started = position.train_seconds + now - started, now
         if is_stopped and not pending and not is_last:
@@ -177,17 +210,16 @@ def train_epoch(
     return True
 
 
-def _settle(trainer: Trainer, position: Position, pending: list[Tensor]) -> None:
+def _settle(
+    trainer: Trainer, position: Position, pending: list[Tensor], images: LabelledImages, batches: list[Tensor]
+) -> None:
     """Add the pending losses of all processes to the totals, and refuse one that is not finite."""
     totals = trainer.process.sum(torch.stack(pending).double().cpu())
     for number, (loss, correct) in enumerate(totals.tolist()):
         if not math.isfinite(loss):
             step = position.step - len(pending) + number
             rate = trainer.schedule.at(position.epoch * trainer.schedule.steps_per_epoch + step)
-            raise ApsError(
-                f"the loss is {loss} at step {step + 1} of epoch {position.epoch + 1} with learning rate {rate:.4g}; "
-                f"the last checkpoint is from before it. Try a smaller --learning-rate or --precision float32."
-            )
+            raise NonFiniteLoss(loss, position.epoch + 1, step + 1, rate, images.names(batches[step]))
         position.loss_sum += loss
         position.num_correct += int(correct)
     pending.clear()

@@ -22,6 +22,7 @@ from aps_deploy.training.launch import LaunchSettings, launch
 from aps_deploy.training.loop import run_training
 from aps_deploy.training.settings import TrainSettings
 from aps_deploy.training.state import seed_everything
+from tests.training.test_disturbed import wait_for_the_middle
 
 ROOT = Path(__file__).parents[2]
 Settings = Callable[..., TrainSettings]
@@ -181,8 +182,8 @@ def out_dir(tmp_path: Path) -> Iterator[Path]:
 def test_a_process_killed_in_an_epoch_is_started_again(
     undisturbed: list[dict[str, Any]], data_folder: Path, out_dir: Path
 ) -> None:
-    process = start(command(data_folder, out_dir))
-    wait_for_an_epoch(out_dir, process)
+    process = start(command(data_folder, out_dir, "--checkpoint-seconds", "0"))
+    wait_for_the_middle(out_dir, process, epoch=1)
     os.kill(workers(process)[-1], signal.SIGKILL)
     output, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors

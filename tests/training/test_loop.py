@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.models import create_model, load_checkpoint, save_checkpoint
@@ -91,9 +93,16 @@ def test_nan_stops_the_run(settings: Settings, tmp_path: Path, monkeypatch: pyte
         return original(*arguments) * (float("nan") if count == 5 else 1)
 
     monkeypatch.setattr(step, "normalise", poisoned)
-    with pytest.raises(ApsError, match=r"loss is nan at step 2 of epoch 2 with learning rate 0\.0\d+") as raised:
-        run_training(settings(arch="resnet20", learning_rate=0.1))
+    chosen = settings(arch="resnet20", learning_rate=0.1)
+    with pytest.raises(ApsError, match=r"loss is nan at step 2 of epoch 2 with learning rate 0\.0\d+, im") as raised:
+        run_training(chosen)
     assert raised.value.exit_code == 1
+    found = json.loads((tmp_path / "run" / "non-finite-loss.json").read_text())
+    order = torch.randperm(48, generator=step.generator_for(0, 1))[16:32]
+    paths = [Path(path) for path, _ in ImageFolder(str(chosen.data / "train")).samples]
+    assert found["images"] == [str(paths[position]) for position in order.tolist()]
+    assert (found["epoch"], found["step"]) == (2, 2) and 0 < found["learning_rate"] <= 0.1
+    assert found["images"][3] in str(raised.value) and "and 12 more" in str(raised.value)
     state = load_state(tmp_path / "run" / "last.pt")
     assert state["position"]["epoch"] == 1, "the state from before stays"
     assert all(torch.isfinite(tensor).all() for tensor in state["model"].values())
