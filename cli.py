@@ -21,6 +21,7 @@ from aps_deploy.serving.command import serve
 from aps_deploy.serving.package.command import package
 from aps_deploy.training import options as train_options
 from aps_deploy.training.command import train
+from aps_deploy.training.reproduction.command import reproduce
 from aps_deploy.verification.command import verify
 
 app = new_app()
@@ -70,6 +71,9 @@ def evaluate(
         _print_json(result.to_dict())
     else:
         print_rows(result.rows())
+
+
+app.command()(reproduce)
 
 
 @app.command("import")
