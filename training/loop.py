@@ -13,6 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.files import write_json
 from aps_deploy.models import SelectingNetwork, load_checkpoint, load_weights, network_spec
@@ -20,6 +22,7 @@ from aps_deploy.progress_bar import Progress
 from aps_deploy.training.build import architecture_name, build_model, build_trainer, check_network, weights_file
 from aps_deploy.training.curves import CURVES_FILE, save_curves
 from aps_deploy.training.data import TrainData, find_data
+from aps_deploy.training.image_files import too_many_unreadable
 from aps_deploy.training.images import LabelledImages
 from aps_deploy.training.interrupt import StopRequest
 from aps_deploy.training.metrics import METRICS_FILE, append_metrics, keep_epochs, last_metrics, read_metrics
@@ -139,6 +142,7 @@ def _read(settings: TrainSettings, process: Process) -> _Parts:
             f"--batch-size is {recipe.batch_size} for {process.world_size} processes; give each at least one image."
         )
     seed_everything(recipe.seed)
+    torch.backends.cudnn.deterministic = bool(settings.deterministic)
     model = build_model(settings, architecture.name, num_classes=len(found.class_names))
     _fill_weights(model, settings, stored)
     # Decoding may take minutes, so it comes after everything that can be refused.
@@ -277,12 +281,17 @@ def _record(run: Run, validation: Validation | None) -> dict[str, Any]:
     record: dict[str, Any] = {
         "epoch": position.epoch + 1,
         "learning_rate": schedule.at(position.epoch * schedule.steps_per_epoch + position.step - 1),
-        "train_loss": position.loss_sum / position.num_seen,
-        "train_accuracy": position.num_correct / position.num_seen,
+        "train_loss": position.loss_sum / max(position.num_seen, 1),
+        "train_accuracy": position.num_correct / max(position.num_seen, 1),
         "train_seconds": round(position.train_seconds, 3),
+        "waiting_share": round(position.waiting_seconds / max(position.train_seconds, 1e-9), 4),
         "images_per_second": round(position.num_seen / max(position.train_seconds, 1e-9), 1),
     }
+    if position.num_unreadable:
+        record["train_unreadable"] = position.num_unreadable
     if validation is not None:
+        if validation.num_unreadable:
+            record["validation_unreadable"] = validation.num_unreadable
         record["validation_loss"] = validation.loss
         record["validation_accuracy"] = validation.accuracy
         if validation.consistency is not None:
@@ -310,7 +319,7 @@ def _measure(
         return bool(stop) or run.writer.has_failed
 
     recipe = run.trainer.recipe
-    return validate(
+    found = validate(
         model,
         images,
         run.data.preprocessing,
@@ -320,6 +329,9 @@ def _measure(
         on_batch=on_batch,
         process=run.process,
     )
+    if found is not None and found.num_unreadable > recipe.max_unreadable_images:
+        raise too_many_unreadable(images.unreadable, recipe.max_unreadable_images)
+    return found
 
 
 def _fill_weights(model: SelectingNetwork, settings: TrainSettings, stored: dict[str, Any] | None) -> None:

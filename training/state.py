@@ -36,15 +36,19 @@ class Position:
     """Sum over the images seen in that epoch."""
     num_correct: int = 0
     num_seen: int = 0
+    num_unreadable: int = 0
+    """Images of that epoch that could not be read; the totals leave them out."""
     train_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+    """Of those, spent waiting for images."""
     best_accuracy: float = -1.0
     best_epoch: int = 0
 
     def start_epoch(self) -> None:
         """Count the running epoch as finished."""
         self.epoch += 1
-        self.step = self.num_correct = self.num_seen = 0
-        self.loss_sum = self.train_seconds = 0.0
+        self.step = self.num_correct = self.num_seen = self.num_unreadable = 0
+        self.loss_sum = self.train_seconds = self.waiting_seconds = 0.0
 
 
 def captured_state(

@@ -20,6 +20,7 @@ from aps_deploy.errors import ApsError, InputError
 from aps_deploy.training.build import architecture_name, build_model
 from aps_deploy.training.launch import LaunchSettings, launch
 from aps_deploy.training.loop import run_training
+from aps_deploy.training.metrics import TIMED
 from aps_deploy.training.settings import TrainSettings
 from aps_deploy.training.state import seed_everything
 from tests.training.test_disturbed import wait_for_the_middle
@@ -34,8 +35,7 @@ CALM = {"arch": "resnet20", "learning_rate": 1e-4, "batch_size": 10}
 def records(out_dir: Path) -> list[dict[str, Any]]:
     """Return the metrics of a run without what depends on the clock."""
     lines = (out_dir / "metrics.jsonl").read_text().splitlines()
-    timed = ("train_seconds", "images_per_second")
-    return [{key: value for key, value in json.loads(line).items() if key not in timed} for line in lines]
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMED} for line in lines]
 
 
 def initial_weights(settings: TrainSettings) -> dict[str, torch.Tensor]:

@@ -41,6 +41,7 @@ def test_a_run_learns_and_leaves_its_files(settings: Settings, tmp_path: Path) -
     records = read_metrics(folder / "metrics.jsonl")
     assert [record["epoch"] for record in records] == [1, 2, 3, 4] and result.metrics == records[-1]
     assert all(record["images_per_second"] > 0 and record["train_seconds"] > 0 for record in records)
+    assert all(0 <= record["waiting_share"] < 1 for record in records)
     assert records[-1]["train_loss"] < records[0]["train_loss"]
     assert records[-1]["train_accuracy"] > 0.9, "three colours are easy"
     assert {record["validation_consistency"] for record in records} == {1.0}
@@ -208,7 +209,7 @@ def test_options_are_refused_before_an_image_is_decoded(
             path = tmp_path / f"{file}.safetensors"
             changes = {"weights": path}
             save_checkpoint(path, create_model(arch, num_classes=num_classes), preprocessing=CIFAR10)
-    monkeypatch.setattr("aps_deploy.training.images.decode", lambda *_: pytest.fail("an image was decoded"))
+    monkeypatch.setattr("aps_deploy.training.image_files.decode", lambda *_: pytest.fail("an image was decoded"))
     with pytest.raises(InputError, match=message):
         run_training(settings(**changes))
     assert not (tmp_path / "run").exists()
