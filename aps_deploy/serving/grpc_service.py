@@ -79,7 +79,7 @@ class GrpcService:
         }
         methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
             self._stream,
-            self._messages.ModelInferRequest.FromString,
+            None,  # as it came: gRPC would end the stream at a message that it cannot read
             self._messages.ModelStreamInferResponse.SerializeToString,
         )
         return grpc.method_handlers_generic_handler(_SERVICE, methods)
@@ -91,17 +91,26 @@ class GrpcService:
             BodyTimeoutError: it does not arrive in time.
             InvalidRequestError: there is none, or it cannot be read.
         """
-        from google.protobuf.message import DecodeError
-
         seconds = self._settings.body_timeout_s
         try:
             async with asyncio.timeout(seconds):
                 data = await anext(pieces)
-            return getattr(self._messages, f"{name}Request").FromString(data)
         except TimeoutError:
             raise BodyTimeoutError(f"the message did not arrive within {seconds:g} s.") from None
         except StopAsyncIteration:
             raise InvalidRequestError("the call carries no message.") from None
+        return self._parse(name, data)
+
+    def _parse(self, name: str, data: bytes) -> Message:
+        """Return the message in these bytes.
+
+        Raises:
+            InvalidRequestError: it cannot be read.
+        """
+        from google.protobuf.message import DecodeError
+
+        try:
+            return getattr(self._messages, f"{name}Request").FromString(data)
         except DecodeError:
             raise InvalidRequestError(f"the message is no {name}Request.") from None
 
@@ -187,7 +196,7 @@ class GrpcService:
         response = self._messages.ModelInferResponse()
         return fill_response(response, model, request.id, model.select_outputs(outputs, requested))
 
-    async def _stream(self, requests: AsyncIterator[Message], context: Any) -> AsyncIterator[Message]:
+    async def _stream(self, pieces: AsyncIterator[bytes], context: Any) -> AsyncIterator[Message]:
         """Answer a stream of requests in their order; a refused one gets its sentence and the stream goes on."""
         import grpc
 
@@ -198,9 +207,11 @@ class GrpcService:
         running: asyncio.Queue[asyncio.Task[Message] | None] = asyncio.Queue(_MAX_STREAMED)
 
         async def read() -> None:
-            async for request in requests:
-                await running.put(asyncio.create_task(self._streamed(request, context)))
-            await running.put(None)
+            try:
+                async for data in pieces:
+                    await running.put(asyncio.create_task(self._streamed(data, context)))
+            finally:
+                await running.put(None)
 
         reader = asyncio.create_task(read())
         try:
@@ -213,11 +224,13 @@ class GrpcService:
                 if left is not None:
                     left.cancel()
 
-    async def _streamed(self, request: Message, context: Any) -> Message:
+    async def _streamed(self, data: bytes, context: Any) -> Message:
         response = self._messages.ModelStreamInferResponse()
         started_ns, request_id = time.monotonic_ns(), self._ids.name(None)
-        error, status = None, "OK"
+        error, status, given_id = None, "OK", ""
         try:
+            request = self._parse("ModelInfer", data)
+            given_id = request.id
             response.infer_response.CopyFrom(await self._model_infer(request, context))
         except ApsError as refusal:
             told = serving_error_of(refusal)
@@ -225,6 +238,6 @@ class GrpcService:
         except Exception:
             error, status = self._log.broken(request_id, "ModelStreamInfer"), "INTERNAL"
         if error is not None:
-            response.error_message, response.infer_response.id = error, request.id
+            response.error_message, response.infer_response.id = error, given_id
         self._log.finished(request_id, "ModelStreamInfer", status, started_ns, error)
         return response
