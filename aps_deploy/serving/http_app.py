@@ -68,7 +68,7 @@ class HttpApp:
         self._ids = RequestIds()
         self._log = RequestLog(with_answers=settings.access_log)
         self._num_decoding = 0
-        model = r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?"
+        model = r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
         self.routes: list[tuple[str, re.Pattern[str], Handler]] = [
             (method, re.compile(path), handler)
             for method, path, handler in (
@@ -174,7 +174,10 @@ class HttpApp:
         return json_response(server_metadata())
 
     async def _model_ready(self, request: Request, name: str, version: str | None) -> Response:
-        self._registry.find_ready(name, version or "")
+        try:
+            self._registry.find_ready(name, version or "")
+        except ServingError as error:
+            raise InvalidRequestError(str(error)) from None  # 400 for every reason, as Triton
         return Response()
 
     async def _model_metadata(self, request: Request, name: str, version: str | None) -> Response:

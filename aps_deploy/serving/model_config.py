@@ -84,6 +84,8 @@ def complete_config(config: ModelConfig | None, name: str, engine: OnnxEngine, s
         complete.version_policy.latest.num_versions = 1
     if not complete.instance_group:
         complete.instance_group.add(count=1)
+    if complete.HasField("dynamic_batching") and not complete.dynamic_batching.preferred_batch_size:
+        complete.dynamic_batching.preferred_batch_size.append(max(1, complete.max_batch_size))  # as Triton fills it in
     for group in complete.instance_group:
         group.count = group.count or 1
         group.name = group.name or f"{name}_0"

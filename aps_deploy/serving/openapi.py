@@ -73,8 +73,8 @@ def openapi_document() -> dict[str, Any]:
             "schemas": SCHEMAS,
             "securitySchemes": {"token": {"type": "http", "scheme": "bearer"}},
             "parameters": {
-                "name": _parameter("name", "path", "A model."),
-                "version": _parameter("version", "path", "One of its versions."),
+                "name": _parameter("name", "A model.", "^[^/]+$"),
+                "version": _parameter("version", "One of its versions.", "^[0-9]+$"),
             },
         },
         # Either: a server without a token lets everybody in.
@@ -92,14 +92,16 @@ def _model_paths(base: str, parameters: tuple[str, ...], suffix: str) -> dict[st
     described = _operation(
         f"metadata{suffix}", "Inputs and outputs.", {200: {_JSON: reference("ModelMetadata")}}, missing
     )
-    ready = _operation(f"modelReady{suffix}", "Whether it answers.", {200: {}}, missing)
+    ready = _operation(f"modelReady{suffix}", "Whether it answers.", {200: {}}, (400, *missing))
     config = {200: {_JSON: reference("ModelConfiguration")}}
     statistics = {200: {_JSON: reference("ModelStatistics")}}
     return {
         base: _item(*parameters, get=described),
         f"{base}/ready": _item(*parameters, get=ready),
         f"{base}/config": _item(*parameters, get=_operation(f"config{suffix}", "Configuration.", config, missing)),
-        f"{base}/stats": _item(*parameters, get=_operation(f"stats{suffix}", "Statistics.", statistics, missing)),
+        f"{base}/stats": _item(
+            *parameters, get=_operation(f"stats{suffix}", "Statistics.", statistics, (400, *missing))
+        ),
         f"{base}/infer": _item(*parameters, post=_infer(f"infer{suffix}")),
     }
 
@@ -165,9 +167,9 @@ def _response(status: int, content: dict[str, Schema]) -> dict[str, Any]:
     return response
 
 
-def _parameter(name: str, where: str, description: str) -> dict[str, Any]:
-    schema = {"type": "string", "pattern": "^[^/]+$"}
-    return {"name": name, "in": where, "required": True, "schema": schema, "description": description}
+def _parameter(name: str, description: str, pattern: str) -> dict[str, Any]:
+    schema = {"type": "string", "pattern": pattern}
+    return {"name": name, "in": "path", "required": True, "schema": schema, "description": description}
 
 
 def _item(*parameters: str, **operations: dict[str, Any]) -> dict[str, Any]:

@@ -54,6 +54,7 @@ def model_config(
         queue.timeout_action = queue.REJECT
         queue.default_timeout_microseconds = round(settings.deadline_ms * 1000)
         queue.max_queue_size = settings.max_queue
+        queue.allow_timeout_override = True  # a client's own timeout holds, as on our server
     if settings.requires_certificate:
         config.parameters[CERTIFICATE_PARAMETER].string_value = "true"
     for entry in config.output:
