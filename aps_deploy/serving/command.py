@@ -115,7 +115,7 @@ def serve(
         typer.Option(
             "--ray-address",
             metavar="HOST:PORT",
-            help="The Ray cluster [default: this host's, or a new one of it alone].",
+            help="The Ray cluster [default: this host's, or a new one here].",
         ),
     ] = None,
     replicas: Annotated[

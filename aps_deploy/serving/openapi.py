@@ -93,15 +93,15 @@ def _model_paths(base: str, parameters: tuple[str, ...], suffix: str) -> dict[st
         f"metadata{suffix}", "Inputs and outputs.", {200: {_JSON: reference("ModelMetadata")}}, missing
     )
     ready = _operation(f"modelReady{suffix}", "Whether it answers.", {200: {}}, (400, *missing))
-    config = {200: {_JSON: reference("ModelConfiguration")}}
-    statistics = {200: {_JSON: reference("ModelStatistics")}}
+    config = _operation(f"config{suffix}", "Configuration.", {200: {_JSON: reference("ModelConfiguration")}}, missing)
+    statistics = _operation(
+        f"stats{suffix}", "Statistics.", {200: {_JSON: reference("ModelStatistics")}}, (400, *missing)
+    )
     return {
         base: _item(*parameters, get=described),
         f"{base}/ready": _item(*parameters, get=ready),
-        f"{base}/config": _item(*parameters, get=_operation(f"config{suffix}", "Configuration.", config, missing)),
-        f"{base}/stats": _item(
-            *parameters, get=_operation(f"stats{suffix}", "Statistics.", statistics, (400, *missing))
-        ),
+        f"{base}/config": _item(*parameters, get=config),
+        f"{base}/stats": _item(*parameters, get=statistics),
         f"{base}/infer": _item(*parameters, post=_infer(f"infer{suffix}")),
     }
 
