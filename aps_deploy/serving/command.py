@@ -114,8 +114,8 @@ def serve(
         str | None,
         typer.Option(
             "--ray-address",
-            metavar="HOST:PORT",
-            help="The Ray cluster [default: this host's, or a new one here].",
+            metavar="HOST:PORT|local",
+            help="The Ray cluster; local: a new one of this host alone [default: this host's, else local].",
         ),
     ] = None,
     replicas: Annotated[

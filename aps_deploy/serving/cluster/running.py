@@ -22,9 +22,10 @@ from aps_deploy.runtimes.onnx_files import one_line
 from aps_deploy.serving.cluster.replica import Replica
 from aps_deploy.serving.cluster.settings import (
     APPLICATION,
-    ENVIRONMENT,
+    LOCAL,
     ClusterSettings,
     deployment_options,
+    environment,
     replica_settings,
 )
 from aps_deploy.serving.repository import Repository
@@ -72,7 +73,7 @@ def run_on_cluster(
     check_ray()
     Repository(settings.target)
     own = replica_settings(settings, cluster)
-    for name, value in ENVIRONMENT.items():
+    for name, value in environment(own).items():
         os.environ.setdefault(name, value)
     with _connected(cluster.address) as ray:
         _warn_of_missing_hosts(ray, cluster)
@@ -87,18 +88,20 @@ def run_on_cluster(
 @contextlib.contextmanager
 def _connected(address: str | None) -> Iterator[Any]:
     """Connect to the cluster, to the one of this host, or to a new one of this host alone."""
-    if address is not None:
-        check_reach(address)
+    if address not in (None, LOCAL):
+        check_reach(str(address))
     import ray
 
     arguments = {"log_to_driver": False, "configure_logging": False, "namespace": APPLICATION}
     try:
         try:
-            ray.init(address or "auto", **arguments)
+            if address != LOCAL:
+                ray.init(address or "auto", **arguments)
         except ConnectionError:
             if address is not None or os.environ.get("RAY_ADDRESS"):
                 raise
-            ray.init("local", include_dashboard=False, **arguments)
+        if not ray.is_initialized():
+            ray.init(LOCAL, include_dashboard=False, **arguments)
     except Exception as error:  # Ray's own kinds have no common one
         where = address or os.environ.get("RAY_ADDRESS") or "this host"
         raise InputError(f"the Ray cluster at {where} does not let this host in ({one_line(error)}).") from error
@@ -141,7 +144,7 @@ def _deployed(settings: ServeSettings, cluster: ClusterSettings) -> Iterator[Non
     from ray import serve
 
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # this log is JSON, theirs is prose
-    environment = {name: os.environ[name] for name in os.environ if name.startswith("RAY_SERVE_")}
+    variables = {name: os.environ[name] for name in os.environ if name.startswith("RAY_SERVE_")}
     options = deployment_options(settings, cluster)
     deployment = serve.deployment(**options)(serve.ingress()(Replica))
     try:
@@ -149,7 +152,7 @@ def _deployed(settings: ServeSettings, cluster: ClusterSettings) -> Iterator[Non
             proxy_location="EveryNode",
             http_options={"host": settings.host, "port": settings.port},
             # On a cluster that was started without them: Ray's own processes inherit the controller's environment.
-            controller_options={"runtime_env": {"env_vars": environment}},
+            controller_options={"runtime_env": {"env_vars": variables}},
         )
     except Exception as error:
         raise ApsError(f"Ray Serve does not start on the cluster ({one_line(error)}).") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 from typing import Any
 
@@ -12,12 +13,18 @@ from aps_deploy.serving.settings import ServeSettings
 APPLICATION = "aps-deploy"
 """Name of the application and of its deployment in Ray Serve."""
 
+LOCAL = "local"
+"""Address of a new cluster of this host alone."""
+
 ENVIRONMENT = {
     # Without HAProxy and the throughput mode Ray Serve answers 4 to 7 times fewer requests a second.
     "RAY_SERVE_ENABLE_HA_PROXY": "1",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
     # An inference changes nothing, so one that a dying host did not begin to answer may be sent to another.
-    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response",
+    "RAY_SERVE_HAPROXY_RETRY_ON": "conn-failure empty-response response-timeout",
+    # A host that is gone without a word is noticed by these, and by `environment`'s.
+    "RAY_SERVE_HAPROXY_TIMEOUT_CONNECT_S": "2",
+    "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
     # A replica that ends waits so long for the front doors to forget it; Ray would wait 30 s.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
     # Ray reports to its makers otherwise.
@@ -25,13 +32,17 @@ ENVIRONMENT = {
 }
 """Set for Ray where the caller's environment does not say otherwise."""
 
+_LONGEST_RUN_S = 10
+"""How long a run may take, beside the time in the queue, before its host is taken for dead."""
+
 
 @dataclasses.dataclass(frozen=True)
 class ClusterSettings:
     """How many replicas run, with what, and where.
 
     Attributes:
-        address: the cluster's ``HOST:PORT``; None for the one this host belongs to, or a new one of this host alone.
+        address: the cluster's ``HOST:PORT``; ``local`` for a new one of this host alone; None for the one that this host
+            belongs to, or a new one where it belongs to none.
         min_replicas: replicas that run in any case.
         max_replicas: most replicas; more than ``min_replicas`` lets their number follow the load.
         cpus_per_replica: cores that a replica reserves, and the threads of its runs.
@@ -47,8 +58,10 @@ class ClusterSettings:
     target_requests: float = 16.0
 
     def __post_init__(self) -> None:
-        if self.address is not None and not re.fullmatch(r".+:\d{1,5}", self.address):
-            raise InputError(f"--ray-address is {self.address!r}; accepted: HOST:PORT, as `ray start` prints it.")
+        if self.address not in (None, LOCAL) and not re.fullmatch(r".+:\d{1,5}", self.address or ""):
+            raise InputError(
+                f"--ray-address is {self.address!r}; accepted: HOST:PORT, as `ray start` prints it, or {LOCAL}."
+            )
         if not 1 <= self.min_replicas <= self.max_replicas:
             raise InputError(
                 f"--replicas is {self.min_replicas}:{self.max_replicas}; accepted: a number, or MIN:MAX with "
@@ -71,6 +84,14 @@ def parse_replicas(text: str) -> tuple[int, int]:
     if match is None:
         raise InputError(f"--replicas is {text!r}; accepted: a number, or MIN:MAX.")
     return int(match[1]), int(match[2] or match[1])
+
+
+def environment(settings: ServeSettings) -> dict[str, str]:
+    """Return the variables that Ray Serve's front door reads, where the caller's environment does not have them."""
+    if settings.deadline_ms is None:
+        return dict(ENVIRONMENT)
+    seconds = math.ceil(settings.deadline_ms / 1000) + _LONGEST_RUN_S
+    return {**ENVIRONMENT, "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S": str(seconds)}
 
 
 def replica_settings(settings: ServeSettings, cluster: ClusterSettings) -> ServeSettings:

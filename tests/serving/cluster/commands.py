@@ -42,8 +42,8 @@ def environment(folder: str) -> dict[str, str]:
 
 
 def command(target: Path, port: int, *options: str) -> list[str]:
-    own = ("--engine", "ray", "--port", str(port), "--cpus-per-replica", "0.5")
-    return [str(PYTHON), "-m", "aps_deploy.cli", "serve", str(target), *own, *options]
+    own = ("--engine", "ray", "--ray-address", "local", "--port", str(port), "--cpus-per-replica", "0.5")
+    return [str(PYTHON), "-m", "aps_deploy.cli", "serve", str(target), *own, *options]  # the last of two options holds
 
 
 @contextlib.contextmanager

@@ -15,6 +15,7 @@ from aps_deploy.serving.cluster import running
 from aps_deploy.serving.cluster.settings import (
     ClusterSettings,
     deployment_options,
+    environment,
     parse_replicas,
     replica_settings,
 )
@@ -46,6 +47,13 @@ def test_what_a_replica_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     assert (own.device, own.threads) == ("cpu", 2)
     assert replica_settings(given, ClusterSettings(gpus_per_replica=1)).device == "cuda"
     assert replica_settings(given, ClusterSettings(cpus_per_replica=0.5)).threads == 1
+
+
+def test_the_front_door_is_the_fast_one_and_waits_as_long_as_a_request_may() -> None:
+    variables = environment(ServeSettings(Path(), deadline_ms=2500))
+    assert variables["RAY_SERVE_ENABLE_HA_PROXY"] == variables["RAY_SERVE_THROUGHPUT_OPTIMIZED"] == "1"
+    assert variables["RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S"] == "13"
+    assert "RAY_SERVE_HAPROXY_TIMEOUT_SERVER_S" not in environment(ServeSettings(Path(), deadline_ms=None))
 
 
 @pytest.mark.parametrize(("text", "expected"), [("1", (1, 1)), ("12", (12, 12)), ("2:8", (2, 8))])
@@ -108,9 +116,8 @@ def test_ray_is_not_installed(repository: Path, monkeypatch: pytest.MonkeyPatch)
 def with_ray(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the checks before the first use of Ray pass where it is not installed."""
     monkeypatch.setattr(running, "check_ray", lambda: None)
-    for name in running.ENVIRONMENT:
-        monkeypatch.delenv(name, raising=False)
-        monkeypatch.setenv(name, running.ENVIRONMENT[name])  # so that what the command sets is taken back
+    for name, value in environment(ServeSettings(Path())).items():
+        monkeypatch.setenv(name, value)  # so that what the command sets is taken back
 
 
 @pytest.mark.usefixtures("with_ray")
