@@ -41,8 +41,8 @@ class ClusterSettings:
     """How many replicas run, with what, and where.
 
     Attributes:
-        address: the cluster's ``HOST:PORT``; ``local`` for a new one of this host alone; None for the one that this host
-            belongs to, or a new one where it belongs to none.
+        address: the cluster's ``HOST:PORT``; ``local`` for a new one of this host alone; None for the one that this
+            host belongs to, or a new one where it belongs to none.
         min_replicas: replicas that run in any case.
         max_replicas: most replicas; more than ``min_replicas`` lets their number follow the load.
         cpus_per_replica: cores that a replica reserves, and the threads of its runs.

@@ -25,8 +25,9 @@ def what_is_missing() -> str | None:
     for tool in ("unshare", "nsenter", "ip", "curl"):
         if shutil.which(tool) is None:
             return f"two hosts need the command {tool}, which is not here"
-    tried = "ip link add name bridge type bridge && ip link add name own1 type veth peer name far1 && mount -t tmpfs tmpfs /mnt"
-    result = subprocess.run([*NAMESPACES, "sh", "-c", tried], capture_output=True, text=True, check=False)
+    links = ("name bridge type bridge", "name own1 type veth peer name far1")
+    tried = [*(f"ip link add {link}" for link in links), "mount -t tmpfs tmpfs /mnt"]
+    result = subprocess.run([*NAMESPACES, "sh", "-c", " && ".join(tried)], capture_output=True, text=True, check=False)
     return None if result.returncode == 0 else f"network namespaces are not permitted here: {result.stderr.strip()}"
 
 
