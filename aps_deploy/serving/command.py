@@ -108,7 +108,7 @@ def serve(
     ] = False,
     engine: Annotated[
         Literal["embedded", "ray"],
-        typer.Option("--engine", help="One process here, or replicas on the hosts of a Ray cluster (HTTP only)."),
+        typer.Option("--engine", help="One process here, or replicas on the hosts of a Ray cluster."),
     ] = "embedded",
     ray_address: Annotated[
         str | None,

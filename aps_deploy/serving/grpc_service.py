@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from aps_deploy.errors import ApsError
@@ -27,6 +27,12 @@ from aps_deploy.serving.request_log import RequestIds, RequestLog
 from aps_deploy.serving.settings import ServeSettings
 
 _SERVICE = "inference.GRPCInferenceService"
+
+UNARY_METHODS = (
+    *("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer", "ModelConfig"),
+    *("ModelStatistics", "RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"),
+)
+"""The methods of one message and one answer."""
 
 _MAX_STREAMED = 64
 """Requests of one stream that are read ahead of its answers, so that they can share runs."""
@@ -51,31 +57,24 @@ class GrpcService:
         self._gate = Gate(settings.token)
         self._ids = RequestIds()
         self._log = RequestLog(with_answers=settings.access_log)
+        methods: tuple[Method, ...] = (
+            *(self._server_live, self._server_ready, self._model_ready, self._server_metadata, self._model_metadata),
+            *(self._model_infer, self._model_config, self._model_statistics, self._repository_index),
+            *(self._repository_load, self._repository_unload),
+        )
+        self._methods: dict[str, Method] = dict(zip(UNARY_METHODS, methods, strict=True))
 
     def handler(self) -> Any:
         """Return the handler to add to a `grpc.aio` server."""
         import grpc
 
-        unary: dict[str, Method] = {
-            "ServerLive": self._server_live,
-            "ServerReady": self._server_ready,
-            "ModelReady": self._model_ready,
-            "ServerMetadata": self._server_metadata,
-            "ModelMetadata": self._model_metadata,
-            "ModelInfer": self._model_infer,
-            "ModelConfig": self._model_config,
-            "ModelStatistics": self._model_statistics,
-            "RepositoryIndex": self._repository_index,
-            "RepositoryModelLoad": self._repository_load,
-            "RepositoryModelUnload": self._repository_unload,
-        }
         # As streams of one message, which are the same on the wire: gRPC would read the message of a unary call first,
         # from whoever it is and however long it takes, and only then say that there is a call.
         methods = {
             name: grpc.stream_unary_rpc_method_handler(
-                self._guarded(name, method), None, getattr(self._messages, f"{name}Response").SerializeToString
+                self._guarded(name), None, getattr(self._messages, f"{name}Response").SerializeToString
             )
-            for name, method in unary.items()
+            for name in UNARY_METHODS
         }
         methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
             self._stream,
@@ -114,34 +113,59 @@ class GrpcService:
         except DecodeError:
             raise InvalidRequestError(f"the message is no {name}Request.") from None
 
-    def _guarded(self, name: str, method: Method) -> Callable[[AsyncIterator[bytes], Any], Awaitable[Message]]:
+    def _guarded(self, name: str) -> Callable[[AsyncIterator[bytes], Any], Awaitable[Message]]:
         """Return the method behind the token, with errors turned into gRPC's statuses."""
         import grpc
 
-        needs_token = name not in ("ServerLive", "ServerReady")
-
         async def call(pieces: AsyncIterator[bytes], context: Any) -> Message:
-            started_ns, metadata = time.monotonic_ns(), dict(context.invocation_metadata())
+            metadata = dict(context.invocation_metadata())
             request_id = self._ids.name(metadata.get("x-request-id"))
             try:
-                if needs_token:
-                    self._gate.check(metadata.get("authorization"))
-                response = await method(await self._read(name, pieces), context)
-            except asyncio.CancelledError:
-                self._log.finished(request_id, name, "CANCELLED", started_ns, "the client left")
-                raise
-            except ApsError as refusal:
-                error = serving_error_of(refusal)
-            except Exception:
-                error = ServingError(self._log.broken(request_id, name))
-            else:
-                self._log.finished(request_id, name, "OK", started_ns, None)
-                return response
-            self._log.finished(request_id, name, error.grpc_status, started_ns, str(error))
-            trailing = (("x-request-id", request_id),)
-            await context.abort(grpc.StatusCode[error.grpc_status], str(error), trailing_metadata=trailing)
+                return await self.answer(name, metadata, lambda: self._read(name, pieces), context, request_id)
+            except ServingError as error:
+                trailing = (("x-request-id", request_id),)
+                await context.abort(grpc.StatusCode[error.grpc_status], str(error), trailing_metadata=trailing)
 
         return call
+
+    async def answer(
+        self,
+        name: str,
+        metadata: Mapping[str, Any],
+        read: Callable[[], Awaitable[Message]],
+        context: Any,
+        request_id: str | None = None,
+    ) -> Message:
+        """Answer one unary call, and log it.
+
+        Args:
+            name: the method, one of `UNARY_METHODS`.
+            metadata: of the call.
+            read: returns the message; awaited once the token was seen.
+            context: the call's, whose ``time_remaining`` is asked for.
+            request_id: the call's ID in the log; None for the one that its metadata gives it, or a new one.
+
+        Raises:
+            ServingError: it is refused, or broke.
+        """
+        started_ns = time.monotonic_ns()
+        request_id = request_id or self._ids.name(metadata.get("x-request-id"))
+        try:
+            if name not in ("ServerLive", "ServerReady"):
+                self._gate.check(metadata.get("authorization"))
+            response = await self._methods[name](await read(), context)
+        except asyncio.CancelledError:
+            self._log.finished(request_id, name, "CANCELLED", started_ns, "the client left")
+            raise
+        except ApsError as refusal:
+            error = serving_error_of(refusal)
+        except Exception:
+            error = ServingError(self._log.broken(request_id, name))
+        else:
+            self._log.finished(request_id, name, "OK", started_ns, None)
+            return response
+        self._log.finished(request_id, name, error.grpc_status, started_ns, str(error))
+        raise error
 
     async def _server_live(self, request: Message, context: Any) -> Message:
         return self._messages.ServerLiveResponse(live=True)

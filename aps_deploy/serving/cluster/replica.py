@@ -8,6 +8,8 @@ from typing import Any
 
 from aps_deploy.errors import ApsError
 from aps_deploy.serving.canary import canary_picture, watched
+from aps_deploy.serving.cluster.grpc_methods import method, name_messages
+from aps_deploy.serving.grpc_service import UNARY_METHODS, GrpcService
 from aps_deploy.serving.http_app import HttpApp
 from aps_deploy.serving.http_messages import Receive, Send
 from aps_deploy.serving.registry import Registry
@@ -45,6 +47,9 @@ class Replica:
     Args:
         settings: the server's, from `aps_deploy.serving.cluster.settings.replica_settings`.
 
+    Attributes:
+        grpc: answers the protocol's gRPC methods.
+
     Raises:
         InputError: there is nothing to serve on this host, or a certificate that is asked for did not pass.
     """
@@ -53,6 +58,8 @@ class Replica:
     async def __init__(self, settings: ServeSettings) -> None:
         self._settings = settings
         self._registry = Registry(Repository(settings.target), settings)
+        name_messages()
+        self.grpc = GrpcService(self._registry, settings)
         self._watching = contextlib.AsyncExitStack()
         picture = canary_picture(settings)
         await load_models(self._registry)
@@ -76,3 +83,7 @@ class Replica:
         """Answer what was accepted."""
         await self._watching.aclose()
         await self._registry.close()
+
+
+for _name in UNARY_METHODS:
+    setattr(Replica, _name, method(_name))

@@ -26,6 +26,7 @@ from aps_deploy.serving.cluster.settings import (
     ClusterSettings,
     deployment_options,
     environment,
+    grpc_options,
     replica_settings,
 )
 from aps_deploy.serving.repository import Repository
@@ -80,7 +81,7 @@ def run_on_cluster(
         with _deployed(own, cluster):
             _wait_for_answer(own)
             if started is not None:
-                started(Addresses(own.host, own.port, None))
+                started(Addresses(own.host, own.port, own.grpc_port))
             _wait_for_signal()
             logger.info("stopping: the application leaves the cluster, accepted requests are answered")
 
@@ -151,6 +152,7 @@ def _deployed(settings: ServeSettings, cluster: ClusterSettings) -> Iterator[Non
         serve.start(
             proxy_location="EveryNode",
             http_options={"host": settings.host, "port": settings.port},
+            grpc_options=grpc_options(settings),
             # On a cluster that was started without them: Ray's own processes inherit the controller's environment.
             controller_options={"runtime_env": {"env_vars": variables}},
         )

@@ -8,6 +8,7 @@ import re
 from typing import Any
 
 from aps_deploy.errors import InputError
+from aps_deploy.serving.cluster.grpc_methods import ADD_SERVICER
 from aps_deploy.serving.settings import ServeSettings
 
 APPLICATION = "aps-deploy"
@@ -100,8 +101,9 @@ def replica_settings(settings: ServeSettings, cluster: ClusterSettings) -> Serve
     Raises:
         InputError: something is asked for that Ray Serve's front door or many replicas cannot do.
     """
-    if settings.port == 0:
-        raise InputError("--port is 0; with --engine ray every host listens on the same port, so give one.")
+    for name, port in (("--port", settings.port), ("--grpc-port", settings.grpc_port)):
+        if port == 0:
+            raise InputError(f"{name} is 0; with --engine ray every host listens on the same port, so give one.")
     if settings.tls_cert is not None:
         raise InputError("--tls-cert is not for --engine ray; end TLS in front of it, in a load balancer.")
     if settings.allow_control:
@@ -119,6 +121,14 @@ def replica_settings(settings: ServeSettings, cluster: ClusterSettings) -> Serve
         device=settings.device or ("cuda" if cluster.gpus_per_replica else "cpu"),
         threads=settings.threads or max(1, int(cluster.cpus_per_replica) // settings.instances),
     )
+
+
+def grpc_options(settings: ServeSettings) -> dict[str, Any] | None:
+    """Return the options of Ray Serve's gRPC side; None without gRPC."""
+    if settings.grpc_port is None:
+        return None
+    # The reflection would tell everybody the methods.
+    return {"port": settings.grpc_port, "grpc_servicer_functions": [ADD_SERVICER], "enable_reflection": False}
 
 
 def deployment_options(settings: ServeSettings, cluster: ClusterSettings) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -27,7 +28,13 @@ def free_ports(count: int) -> list[int]:
 def environment(folder: str) -> dict[str, str]:
     """Return what a command of a cluster needs: this checkout, and a folder, ports and sockets that nobody has."""
     statistics, metrics = free_ports(2)
+    first = random.SystemRandom().randrange(31_000, 58_000, 200)
     return os.environ | {
+        # Replicas of two clusters on one host would share the ports, and the requests.
+        "RAY_SERVE_DIRECT_INGRESS_MIN_HTTP_PORT": str(first),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_HTTP_PORT": str(first + 90),
+        "RAY_SERVE_DIRECT_INGRESS_MIN_GRPC_PORT": str(first + 100),
+        "RAY_SERVE_DIRECT_INGRESS_MAX_GRPC_PORT": str(first + 190),
         "PYTHONPATH": str(ROOT),
         "OMP_NUM_THREADS": "1",
         "RAY_TMPDIR": folder,
@@ -41,20 +48,26 @@ def environment(folder: str) -> dict[str, str]:
     }
 
 
-def command(target: Path, port: int, *options: str) -> list[str]:
-    own = ("--engine", "ray", "--ray-address", "local", "--port", str(port), "--cpus-per-replica", "0.5")
-    return [str(PYTHON), "-m", "aps_deploy.cli", "serve", str(target), *own, *options]  # the last of two options holds
+def command(target: Path, ports: tuple[int, int], *options: str) -> list[str]:
+    """Return the command with its ports, HTTP's and gRPC's; of an option that is given twice the last holds."""
+    own = ("--engine", "ray", "--ray-address", "local", "--cpus-per-replica", "0.5")
+    listening = ("--port", str(ports[0]), "--grpc-port", str(ports[1]))
+    return [str(PYTHON), "-m", "aps_deploy.cli", "serve", str(target), *own, *listening, *options]
 
 
 @contextlib.contextmanager
 def on_ray(target: Path, log: Path, *options: str) -> Iterator[tuple[int, subprocess.Popen[bytes]]]:
-    """Serve on a new cluster of this host; yield the port and the command, which is told to stop at the end."""
-    (port,) = free_ports(1)
+    """Serve on a new cluster of this host; yield the HTTP port and the command, which is told to stop at the end."""
+    port, grpc_port = free_ports(2)
     output = log.with_suffix(".out")
     # Not in the test's own folder, whose long name no socket may have.
     with tempfile.TemporaryDirectory(prefix="ray") as folder, log.open("wb") as errors, output.open("wb") as answers:
         process = subprocess.Popen(
-            command(target, port, *options), stdout=answers, stderr=errors, cwd=ROOT, env=environment(folder)
+            command(target, (port, grpc_port), *options),
+            stdout=answers,
+            stderr=errors,
+            cwd=ROOT,
+            env=environment(folder),
         )
         try:
             wait_for_line(output, "ready: ", process, log)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import socket
 from pathlib import Path
 from typing import Any
@@ -12,13 +14,16 @@ from typer.testing import CliRunner
 from aps_deploy.cli import app
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.serving.cluster import running
+from aps_deploy.serving.cluster.replica import Replica
 from aps_deploy.serving.cluster.settings import (
     ClusterSettings,
     deployment_options,
     environment,
+    grpc_options,
     parse_replicas,
     replica_settings,
 )
+from aps_deploy.serving.grpc_service import UNARY_METHODS
 from aps_deploy.serving.settings import ServeSettings
 from tests.serving.cluster.commands import free_ports
 
@@ -30,6 +35,16 @@ def test_a_fixed_number_of_replicas(tmp_path: Path) -> None:
     assert options["ray_actor_options"] == {"num_cpus": 2, "num_gpus": 0}
     assert (options["graceful_shutdown_timeout_s"], options["max_ongoing_requests"]) == (7, 99)
     assert options["logging_config"] == {"enable_access_log": False}
+
+
+def test_grpc(tmp_path: Path) -> None:
+    options = grpc_options(ServeSettings(tmp_path, grpc_port=8001))
+    assert options is not None and options["port"] == 8001
+    (name,) = options["grpc_servicer_functions"]
+    module, _, function = name.rpartition(".")
+    assert callable(getattr(importlib.import_module(module), function))
+    assert grpc_options(ServeSettings(tmp_path, grpc_port=None)) is None
+    assert all(inspect.iscoroutinefunction(getattr(Replica, name)) for name in UNARY_METHODS)
 
 
 def test_replicas_that_follow_the_load(tmp_path: Path) -> None:
@@ -89,6 +104,7 @@ def test_clusters_that_are_refused(changes: dict[str, Any], words: str) -> None:
     ("changes", "words"),
     [
         ({"port": 0}, "--port is 0"),
+        ({"grpc_port": 0}, "--grpc-port is 0"),
         ({"tls_cert": Path("c"), "tls_key": Path("k")}, "--tls-cert is not for --engine ray"),
         ({"allow_control": True}, "--allow-control is not for --engine ray"),
         ({"device": "cuda"}, "needs --gpus-per-replica"),

@@ -20,7 +20,7 @@ from tests.serving.cluster.commands import command, environment, wait_for_line
 from tests.serving.cluster.load import Load
 
 NETWORK = "10.77.0"
-CLUSTER_PORT, HTTP_PORT = 6379, 8000
+CLUSTER_PORT, HTTP_PORT, GRPC_PORT = 6379, 8000, 8001
 FIRST_REPLICA_PORT = 30_000  # Ray Serve's first port of replicas behind HAProxy
 PATH = "/v2/models/tiny/infer"
 ALIVE = "exec sleep 100000"
@@ -87,7 +87,7 @@ class Host:
 
 def settings() -> dict[str, str]:
     """Return the environment of the hosts' commands."""
-    shared = ("RAY_SERVE_HAPROXY_", "CUDA_VISIBLE_DEVICES")  # each host has ports and sockets of its own
+    shared = ("RAY_SERVE_", "CUDA_VISIBLE_DEVICES")  # each host has ports and sockets of its own
     kept = {name: value for name, value in environment("/tmp").items() if not name.startswith(shared)}
     return {**kept, "RAY_AUTH_MODE": "disabled"}
 
@@ -113,7 +113,10 @@ def main(repository: Path, folder: Path, body: str) -> dict[str, Any]:
     log, output = folder / "serve.log", folder / "serve.out"
     with log.open("wb") as errors, output.open("wb") as lines:
         serving = subprocess.Popen(
-            one.inside(*command(repository, HTTP_PORT, *options, *where)), stdout=lines, stderr=errors, env=settings()
+            one.inside(*command(repository, (HTTP_PORT, GRPC_PORT), *options, *where)),
+            stdout=lines,
+            stderr=errors,
+            env=settings(),
         )
     wait_for_line(output, "ready: ", serving, log)
     expected = json.loads(ask(one, PATH, body))["outputs"]

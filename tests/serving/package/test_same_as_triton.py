@@ -53,7 +53,8 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     for name, (dtype, shape) in models.items():
         file = graphs.save(graphs.classifier(dtype=dtype, shape=shape), folder / f"{name}.onnx")
         certify(file)
-        package(PackageSettings(file, folder / "models", max_batch=4, device="cpu"))
+        documents = {"compose": True, "kserve": True, "storage_uri": "s3://bucket/models"}  # Triton passes them over
+        package(PackageSettings(file, folder / "models", max_batch=4, device="cpu", **documents))
     with triton(folder / "models", folder) as theirs, running(folder / "models") as ours:
         for server in (theirs, ours):  # Triton counts its warm-ups, ours does not: no count is 0 any more
             for name in ("float32", "float16", "a fixed batch"):
