@@ -55,7 +55,7 @@ class Replica:
     """
 
     # Ray awaits it, on the event loop on which the requests will come.
-    async def __init__(self, settings: ServeSettings) -> None:
+    async def __init__(self, settings: ServeSettings) -> None:  # type: ignore[misc]
         self._settings = settings
         self._registry = Registry(Repository(settings.target), settings)
         name_messages()

@@ -142,8 +142,7 @@ def _warn_of_missing_hosts(ray: Any, cluster: ClusterSettings) -> None:
 @contextlib.contextmanager
 def _deployed(settings: ServeSettings, cluster: ClusterSettings) -> Iterator[None]:
     """Run the application on the cluster inside the ``with``."""
-    from ray import serve
-
+    serve = import_serve()
     logging.getLogger("ray.serve").setLevel(logging.WARNING)  # this log is JSON, theirs is prose
     variables = {name: os.environ[name] for name in os.environ if name.startswith("RAY_SERVE_")}
     options = deployment_options(settings, cluster)
@@ -170,6 +169,22 @@ def _deployed(settings: ServeSettings, cluster: ClusterSettings) -> Iterator[Non
         yield
     finally:
         _take_away(serve)
+
+
+def import_serve() -> Any:
+    """Return Ray Serve's module.
+
+    Raises:
+        InputError: it, or what it needs, cannot be imported.
+    """
+    try:
+        from ray import serve
+    except ImportError as error:
+        raise InputError(
+            f'Ray Serve cannot be imported ({one_line(error)}); run pip install "aps-deploy[ray]", which finds versions '
+            "that fit each other."
+        ) from error
+    return serve
 
 
 def _take_away(serve: Any) -> None:

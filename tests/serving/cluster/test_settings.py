@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import inspect
 import socket
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -126,6 +127,12 @@ def test_ray_is_not_installed(repository: Path, monkeypatch: pytest.MonkeyPatch)
     monkeypatch.setattr(running.importlib.util, "find_spec", lambda name: None if name == "ray" else find_spec(name))
     code, output = run(str(repository))
     assert code == 2 and 'pip install "aps-deploy[ray]"' in output and len(output.strip().splitlines()) == 1
+
+
+def test_ray_serve_does_not_import(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", None)
+    with pytest.raises(InputError, match=r'cannot be imported .* pip install "aps-deploy\[ray\]"'):
+        running.import_serve()
 
 
 @pytest.fixture

@@ -1,10 +1,12 @@
-"""Inference requests with raw tensors, mutated: lengths, headers, JSON, datatypes, compression."""
+"""Requests with raw tensors, mutated: lengths, headers, JSON, datatypes, compression; and damaged pictures."""
 
 from __future__ import annotations
 
 import collections
+import functools
 import gzip
 import http.client
+import io
 import json
 import random
 import zlib
@@ -12,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from PIL import Image
 
 from tests.runtimes import graphs
 from tests.serving.fuzz.watching import Watched, check_refusal, nasty_value, seed_of
@@ -89,8 +92,29 @@ def mutated_bytes(source: random.Random, data: bytes) -> bytes:
     return bytes(changed)
 
 
+@functools.cache
+def pictures() -> tuple[bytes, ...]:
+    """Return a JPEG and a PNG file."""
+    encoded = []
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 30, 3), dtype=np.uint8)
+    for kind in ("JPEG", "PNG"):
+        buffer = io.BytesIO()
+        Image.fromarray(pixels).save(buffer, kind)
+        encoded.append(buffer.getvalue())
+    return tuple(encoded)
+
+
+def picture_request(source: random.Random) -> Sent:
+    """Return path, body and headers of a request for the classes of a damaged picture."""
+    path = source.choice(["/v1/models/tiny/classify", "/v1/models/tiny/classify?top_k=2", "/v1/models/grown/classify"])
+    data = source.choice(pictures())
+    return path, data if source.random() < 0.2 else mutated_bytes(source, data), {}
+
+
 def request(source: random.Random) -> Sent:
     """Return path, body and headers of a request with one to three mutations."""
+    if source.random() < 0.1:
+        return picture_request(source)
     path, document, raw = good_request(source)
     for _ in range(source.choice([0, 1, 1, 2])):
         mutated_json(source, document)
@@ -128,6 +152,9 @@ def send(connection: http.client.HTTPConnection, sent: Sent) -> int:
     if response.status != 200:
         check_refusal(response.status, data, sent=sent)
         return response.status
+    if "classify" in path:
+        assert json.loads(data)["scores"]
+        return 200
     length = int(response.headers[LENGTH] or len(data))
     document, rest = json.loads(data[:length]), len(data) - length
     sizes = [output.get("parameters", {}).get("binary_data_size", 0) for output in document["outputs"]]
