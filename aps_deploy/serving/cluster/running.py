@@ -181,8 +181,8 @@ def import_serve() -> Any:
         from ray import serve
     except ImportError as error:
         raise InputError(
-            f'Ray Serve cannot be imported ({one_line(error)}); run pip install "aps-deploy[ray]", which finds versions '
-            "that fit each other."
+            f'Ray Serve cannot be imported ({one_line(error)}); run pip install "aps-deploy[ray]", whose versions '
+            "fit each other."
         ) from error
     return serve
 
