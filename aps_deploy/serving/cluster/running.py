@@ -158,16 +158,17 @@ def _deployed(settings: ServeSettings, cluster: ClusterSettings) -> Iterator[Non
     except Exception as error:
         raise ApsError(f"Ray Serve does not start on the cluster ({one_line(error)}).") from error
     if APPLICATION in serve.status().applications:
-        raise InputError("this cluster serves models already; stop the other `aps-deploy serve --engine ray` first.")
+        raise InputError(
+            "this cluster serves models already; stop the other `aps-deploy serve --engine ray` first, or what it left "
+            "with `serve shutdown`."
+        )
     try:
-        serve.run(deployment.bind(settings), name=APPLICATION, route_prefix="/")
-    except Exception as error:
-        reasons = _reasons(serve)
-        _take_away(serve)
-        raise readable(error, reasons) from error
-    try:
+        try:
+            serve.run(deployment.bind(settings), name=APPLICATION, route_prefix="/")
+        except Exception as error:
+            raise readable(error, _reasons(serve)) from error
         yield
-    finally:
+    finally:  # also where a signal ends the waiting for replicas
         _take_away(serve)
 
 
