@@ -32,8 +32,7 @@ class TritonPythonModel:
         import triton_python_backend_utils as backend
 
         given = [
-            [backend.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs]
-            for request in requests
+            [backend.get_input_tensor_by_name(request, name).as_numpy() for name in self.inputs] for request in requests
         ]
         joined = given[0] if len(given) == 1 else [np.concatenate(tensors) for tensors in zip(*given, strict=True)]
         values = self.session.run(self.outputs, dict(zip(self.inputs, joined, strict=True)))
