@@ -16,10 +16,12 @@ class Reply:
         kind: ``refused`` is the server's "not now" (429, 503, UNAVAILABLE, RESOURCE_EXHAUSTED): the request was never
             run. ``failed`` is everything else that is no answer, a broken connection too.
         content: the answer's bytes; of a refusal or failure, the reason.
+        has_retry_after: whether a refusal says when to try again; gRPC has no place for that.
     """
 
     kind: Kind
     content: bytes
+    has_retry_after: bool = False
 
 
 class Caller(Protocol):

@@ -84,6 +84,7 @@ class _Connection(asyncio.Protocol):
         self._received = bytearray()
         self._answer: asyncio.Future[Reply] | None = None
         self._status = 0
+        self._has_retry_after = False
         self._end = 0  # where the response ends in what was received; 0 before its head was read
         self._start = 0
 
@@ -114,7 +115,8 @@ class _Connection(asyncio.Protocol):
                 self._answer.set_result(Reply("answered", content))
             else:
                 kind = "refused" if self._status in _REFUSALS else "failed"
-                self._answer.set_result(Reply(kind, f"{self._status}: {error_of(content)}".encode()))
+                reason = f"{self._status}: {error_of(content)}".encode()
+                self._answer.set_result(Reply(kind, reason, self._has_retry_after))
 
     def connection_lost(self, error: Exception | None) -> None:
         """Break off what waits for an answer."""
@@ -135,6 +137,7 @@ class _Connection(asyncio.Protocol):
         except (IndexError, ValueError):
             self._break_with(ConnectionError("the answer is no HTTP with a Content-Length"))
             return False
+        self._has_retry_after = b"retry-after" in fields
         if fields.get(b"connection", b"").strip() == b"close":
             self.is_closed = True
         return True
