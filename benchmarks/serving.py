@@ -198,12 +198,12 @@ def load(server: Peer, seconds: int, folder: Path) -> Run:
     done = subprocess.run(command, capture_output=True, text=True, env=environment, check=True)
     spent = _children_cpu_s() - spent
     found = json.loads(done.stderr)
-    if found["errors"]:
-        raise RuntimeError(f"{server.name} did not answer {found['errors']} requests")
+    if found["errors"] or not found["requests"]:
+        raise RuntimeError(f"{server.name} answered {found['requests']} requests, and {found['errors']} not at all")
     mean_batch = None
     if server.statistics:
         images, runs = (after - first for after, first in zip(server.runs(), before, strict=True))
-        mean_batch = images / runs
+        mean_batch = images / runs if runs else None
     passed_s = found["us"] / 1e6
     rate = found["requests"] / passed_s
     return Run(rate, found["p50_us"] / 1e3, found["p99_us"] / 1e3, spent / passed_s, mean_batch)

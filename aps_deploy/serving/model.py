@@ -15,7 +15,7 @@ import numpy.typing as npt
 from aps_deploy.serving.batcher import Batcher
 from aps_deploy.serving.canary_record import CanaryRecord
 from aps_deploy.serving.door import check_certificate
-from aps_deploy.serving.engine import OnnxEngine
+from aps_deploy.serving.engine import ModelEngine, open_engine
 from aps_deploy.serving.errors import InvalidRequestError
 from aps_deploy.serving.execution import Outputs
 from aps_deploy.serving.model_config import (
@@ -35,9 +35,6 @@ from aps_deploy.serving.tensors import OutputTensor, RequestedOutput, classified
 from aps_deploy.serving.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
-
-PLATFORM = "onnxruntime_onnx"
-"""Triton's name of what serves ONNX files."""
 
 _MAX_KNOWN_SHAPES = 256
 
@@ -65,7 +62,7 @@ class LoadedModel:
     signature: Signature
     folder: Path | None
     labels: Mapping[str, Sequence[str]]
-    engines: Sequence[OnnxEngine]
+    engines: Sequence[ModelEngine]
     joins: bool
 
 
@@ -77,7 +74,7 @@ def load_model(
     Args:
         name: the model's name.
         version: the version's number.
-        file: the ONNX file.
+        file: the ONNX file or engine.
         folder: the model's folder in a repository, where labels are; None for a single file.
         config: what its ``config.pbtxt`` says; None where there is none.
         settings: the server's.
@@ -92,7 +89,7 @@ def load_model(
     count = num_instances(config, settings)
     threads = settings.threads or max(1, (os.cpu_count() or 1) // count)
     device = device_of(config, settings)
-    engines = [OnnxEngine(file, device=device, num_threads=threads) for _ in range(count)]
+    engines = [open_engine(file, device=device, num_threads=threads) for _ in range(count)]
     complete = complete_config(config, name, engines[0], settings)
     signature = signature_of(engines[0], name, complete.max_batch_size)
     labels = {**_own_labels(engines[0]), **labels_of(complete, folder, signature)}
@@ -107,7 +104,7 @@ def load_model(
     return LoadedModel(name, version, complete, signature, folder, labels, engines, joins)
 
 
-def _own_labels(engine: OnnxEngine) -> dict[str, tuple[str, ...]]:
+def _own_labels(engine: ModelEngine) -> dict[str, tuple[str, ...]]:
     names = engine.metadata.class_names
     return {} if names is None else {engine.outputs[0].name: names}
 
@@ -144,7 +141,7 @@ class ServedModel:
         return {
             "name": self.name,
             "versions": list(versions),
-            "platform": PLATFORM,
+            "platform": self.engine.platform,
             **self.signature.tensor_metadata(),
         }
 

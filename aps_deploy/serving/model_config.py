@@ -12,7 +12,7 @@ from aps_deploy.errors import InputError
 from aps_deploy.runtimes.onnx_files import one_line
 from aps_deploy.serving.batcher import BatchPolicy
 from aps_deploy.serving.datatypes import config_datatype
-from aps_deploy.serving.engine import OnnxEngine, TensorSpec
+from aps_deploy.serving.engine import ModelEngine, TensorSpec
 from aps_deploy.serving.settings import ServeSettings
 from aps_deploy.serving.signature import Signature
 
@@ -21,7 +21,11 @@ ModelConfig = Any
 
 CONFIG_NAME = "config.pbtxt"
 DEFAULT_MODEL_FILENAME = "model.onnx"
-_PLATFORM, _BACKEND = "onnxruntime_onnx", "onnxruntime"
+PLAN_FILENAME = "model.plan"
+_PLATFORMS = {"onnxruntime_onnx": "onnxruntime", "tensorrt_plan": "tensorrt"}
+"""What is served here, by Triton's older name and its newer one."""
+
+_FILENAMES = {"onnxruntime": DEFAULT_MODEL_FILENAME, "tensorrt": PLAN_FILENAME}
 CERTIFICATE_PARAMETER = "aps_require_certificate"
 """Parameter of a configuration; with the value ``true`` the model is served with a passed certificate only."""
 
@@ -47,17 +51,29 @@ def read_config(path: Path, name: str) -> ModelConfig:
         raise InputError(f"{path} is no model configuration ({one_line(error)}).") from None
     if config.name and config.name != name:
         raise InputError(f"{path}: the name is '{config.name}', but the folder is '{name}'; they must be the same.")
-    if config.platform not in ("", _PLATFORM) or config.backend not in ("", _BACKEND):
-        raise InputError(
-            f"{path}: the backend is '{config.backend or config.platform}'; served here: {_BACKEND} "
-            f"(platform {_PLATFORM})."
-        )
+    if config.platform not in ("", *_PLATFORMS) or config.backend not in ("", *_PLATFORMS.values()):
+        accepted = ", ".join(f"{backend} (platform {platform})" for platform, backend in _PLATFORMS.items())
+        raise InputError(f"{path}: the backend is '{config.backend or config.platform}'; served here: {accepted}.")
     if config.max_batch_size < 0:
         raise InputError(f"{path}: max_batch_size is {config.max_batch_size}; it must be 0 or more.")
     return config
 
 
-def complete_config(config: ModelConfig | None, name: str, engine: OnnxEngine, settings: ServeSettings) -> ModelConfig:
+def model_filename(config: ModelConfig | None, version: Path) -> str:
+    """Return the name of the model file in a version's folder: as configured, else as Triton calls such files.
+
+    Without a configuration that tells the kind of file, it is an engine where there is one and no ONNX file.
+    """
+    if config is not None and config.default_model_filename:
+        return str(config.default_model_filename)
+    backend = "" if config is None else config.backend or _PLATFORMS.get(config.platform, "")
+    if backend:
+        return _FILENAMES[backend]
+    only_plan = (version / PLAN_FILENAME).is_file() and not (version / DEFAULT_MODEL_FILENAME).is_file()
+    return PLAN_FILENAME if only_plan else DEFAULT_MODEL_FILENAME
+
+
+def complete_config(config: ModelConfig | None, name: str, engine: ModelEngine, settings: ServeSettings) -> ModelConfig:
     """Return the configuration with everything filled in that the file or the settings say.
 
     Args:
@@ -78,8 +94,8 @@ def complete_config(config: ModelConfig | None, name: str, engine: OnnxEngine, s
         complete.instance_group.add(count=settings.instances)
     else:
         complete.CopyFrom(config)
-    complete.name, complete.platform, complete.backend = name, _PLATFORM, _BACKEND
-    complete.default_model_filename = complete.default_model_filename or DEFAULT_MODEL_FILENAME
+    complete.name, complete.platform, complete.backend = name, engine.platform, engine.backend
+    complete.default_model_filename = complete.default_model_filename or _FILENAMES[engine.backend]
     if not complete.HasField("version_policy"):
         complete.version_policy.latest.num_versions = 1
     if not complete.instance_group:
@@ -88,7 +104,7 @@ def complete_config(config: ModelConfig | None, name: str, engine: OnnxEngine, s
         group.count = group.count or 1
         group.name = group.name or f"{name}_0"
         if not group.kind:
-            group.kind = group.KIND_GPU if "CUDAExecutionProvider" in engine.providers else group.KIND_CPU
+            group.kind = group.KIND_GPU if engine.is_on_gpu else group.KIND_CPU
     _complete_tensors(complete, complete.input, engine.inputs, "input")
     _complete_tensors(complete, complete.output, engine.outputs, "output")
     return complete

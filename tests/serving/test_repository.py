@@ -101,8 +101,8 @@ class TestConfiguration:
         [
             ("max_batch: 3", 'no field named "max_batch"'),
             ('name: "other"', "the folder is 'tiny'"),
-            ('backend: "tensorrt"', "the backend is 'tensorrt'"),
-            ('platform: "tensorrt_plan"', "the backend is 'tensorrt_plan'"),
+            ('backend: "pytorch"', "the backend is 'pytorch'"),
+            ('platform: "pytorch_libtorch"', "the backend is 'pytorch_libtorch'"),
             ("max_batch_size: -1", "must be 0 or more"),
             ('default_model_filename: "../model.onnx"', "without a path"),
             ('default_model_filename: "other.onnx"', "does not exist"),
