@@ -6,7 +6,7 @@ import importlib.util
 from collections.abc import Sequence
 from typing import Any
 
-from aps_deploy.bench.calls import Reply
+from aps_deploy.bench.calls import Kind, Reply
 from aps_deploy.bench.payloads import Payload
 from aps_deploy.bench.target import Address, bearer
 from aps_deploy.errors import InputError
@@ -71,7 +71,7 @@ class GrpcCaller:
             status = error.code().name
             # A server that is gone is UNAVAILABLE as well, and says so by other words than a server that is busy.
             is_gone = status == "UNAVAILABLE" and ("connect" in error.details() or "Socket closed" in error.details())
-            kind = "refused" if status in _REFUSALS and not is_gone else "failed"
+            kind: Kind = "refused" if status in _REFUSALS and not is_gone else "failed"
             return Reply(kind, f"{status}: {error.details()}".encode())
         return Reply("answered", content)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 
-from aps_deploy.bench.calls import Reply
+from aps_deploy.bench.calls import Kind, Reply
 from aps_deploy.bench.payloads import Payload
 from aps_deploy.bench.target import Address, bearer, error_of, model_path, tls_context
 
@@ -114,7 +114,7 @@ class _Connection(asyncio.Protocol):
             if self._status == 200:
                 self._answer.set_result(Reply("answered", content))
             else:
-                kind = "refused" if self._status in _REFUSALS else "failed"
+                kind: Kind = "refused" if self._status in _REFUSALS else "failed"
                 reason = f"{self._status}: {error_of(content)}".encode()
                 self._answer.set_result(Reply(kind, reason, self._has_retry_after))
 

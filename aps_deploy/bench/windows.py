@@ -93,7 +93,9 @@ def level_of(
 ) -> Level:
     """Return the figures of the last windows."""
     counted = joined(windows[-NUM_AGREEING:])
-    times = percentiles(counted.latencies_ms) if counted.latencies_ms else (None, None, None)
+    times: tuple[float | None, float | None, float | None] = (None, None, None)
+    if counted.latencies_ms:
+        times = percentiles(counted.latencies_ms)
     return Level(
         concurrency,
         agree(windows, tolerance),

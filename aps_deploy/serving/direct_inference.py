@@ -11,7 +11,7 @@ import asyncio
 import functools
 import http
 import re
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aps_deploy.serving.execution import Outputs
 from aps_deploy.serving.http_app import INFER_PATH, HttpApp
@@ -51,7 +51,8 @@ class DirectInference:
         match = self._match(scope["path"]) if scope["method"] == "POST" else None
         if match is None or len(cycle.body) > self._max_body_bytes:
             return None
-        request = self._app.named(scope, cycle.receive)
+        receive: Any = cycle.receive  # uvicorn's types of messages are its own
+        request = self._app.named(scope, receive)
         if request.header(b"content-encoding") is not None:
             return None
         try:

@@ -45,7 +45,9 @@ class PlanEngine:
         self.providers = self._session.providers
         taken = self._session.input_spec
         sizes = (taken.channels, taken.height, taken.width)
-        self.inputs = (TensorSpec(taken.name, _datatype(taken.dtype), (-1, *(size or -1 for size in sizes))),)
+        self.inputs: tuple[TensorSpec, ...] = (
+            TensorSpec(taken.name, _datatype(taken.dtype), (-1, *(size or -1 for size in sizes))),
+        )
         self.outputs = tuple(
             TensorSpec(name, _datatype(values.dtype), (-1, *values.shape[1:]))
             for name, values in self._session.run(self._example(taken)).items()
