@@ -7,12 +7,13 @@ What a command does lives in the module it imports when it runs, so that ``aps-d
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
 import typer
 
 from aps_deploy import options
-from aps_deploy.console import new_app, print_rows, print_table, progress_line
+from aps_deploy.bench.command import bench
+from aps_deploy.console import new_app, print_json, print_rows, print_table, progress_line
 from aps_deploy.conversion.command import convert
 from aps_deploy.errors import InputError
 from aps_deploy.export.command import export
@@ -73,7 +74,7 @@ def evaluate(
 
     result = evaluate_model(EvaluateSettings(**chosen))
     if json:
-        _print_json(result.to_dict())
+        print_json(result.to_dict())
     else:
         print_rows(result.rows())
 
@@ -178,7 +179,7 @@ def predict(
         batch_size=batch_size,
     )
     if json:
-        _print_json(report.to_dict())
+        print_json(report.to_dict())
         return
     for image, name, probability in report.rows():
         if image:
@@ -189,6 +190,7 @@ def predict(
 app.command()(verify)
 app.command()(serve)
 app.command()(package)
+app.command()(bench)
 
 
 @app.command()
@@ -214,12 +216,6 @@ def demo(
         f"heat map of the shifts: {result.picture}\nnumbers: {result.results}\n{result.seconds:.0f} seconds in all"
     )
     raise typer.Exit(0 if result.all_verified else 1)
-
-
-def _print_json(document: dict[str, Any]) -> None:
-    from json import dumps
-
-    typer.echo(dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
 
 
 if __name__ == "__main__":

@@ -146,6 +146,13 @@ def print_rows(rows: list[tuple[str, str]]) -> None:
         typer.echo(f"{name:<{width}}  {value}")
 
 
+def print_json(document: dict[str, Any]) -> None:
+    """Print a JSON document on stdout."""
+    from json import dumps
+
+    typer.echo(dumps(document, indent=2, ensure_ascii=False, allow_nan=False))
+
+
 def print_table(table: RenderableType) -> None:
     """Print a table of Rich on stdout."""
     from rich.console import Console

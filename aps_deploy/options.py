@@ -146,6 +146,16 @@ def one_reference(reference: str | None, loaded: str | None, saved: Path | None)
     return reference if loaded is None else loaded
 
 
+def refuse_given(context: Context, why: str, refused: tuple[str, ...]) -> None:
+    """Refuse options on the command line that would be ignored.
+
+    Raises:
+        InputError: one of the ``refused`` parameters was given.
+    """
+    others = tuple(parameter.name or "" for parameter in context.command.params if parameter.name not in refused)
+    refuse_others(context, why, others)
+
+
 def refuse_others(context: Context, why: str, accepted: tuple[str, ...]) -> None:
     """Refuse options on the command line that would be ignored.
 

@@ -23,6 +23,7 @@ import onnx
 import torch
 from rich.table import Table
 
+from aps_deploy.bench.timing import interleaved, ratios, spread
 from aps_deploy.console import print_table
 from aps_deploy.export.onnx_export import finish_onnx, trace_onnx
 from aps_deploy.models import SelectingNetwork, create_model
@@ -30,7 +31,6 @@ from aps_deploy.runtimes.onnxruntime_session import session_options, start_sessi
 from benchmarks.authors_form import in_authors_form
 from benchmarks.machine import machine
 from benchmarks.reporting import add_write_option, cells, judged, keep
-from benchmarks.timing import interleaved, ratios, spread
 
 RESULTS = Path(__file__).with_name("results") / "networks.json"
 SETTINGS = ("resnet18_aps3:224:1", "resnet18_aps3:224:8", "resnet20_aps3:32:64")

@@ -23,6 +23,7 @@ from typing import Any
 
 from rich.table import Table
 
+from aps_deploy.bench.timing import ratios, spread
 from aps_deploy.console import print_table
 from aps_deploy.export import export_checkpoint
 from aps_deploy.images import find_images_anywhere
@@ -31,7 +32,6 @@ from aps_deploy.packaged import packaged_images
 from aps_deploy.preprocessing import IMAGENET
 from benchmarks.machine import machine
 from benchmarks.reporting import add_write_option, cells, judged, keep
-from benchmarks.timing import ratios, spread
 
 RESULTS = Path(__file__).with_name("results") / "startup.json"
 PACKAGED = "resnet20_aps3.cifar10"

@@ -21,13 +21,13 @@ import torch
 import torch.nn.functional as F
 from rich.table import Table
 
+from aps_deploy.bench.timing import interleaved, ratios, spread
 from aps_deploy.console import print_table
 from aps_deploy.models import SelectingNetwork, create_model
 from benchmarks.authors_step import in_permuting_form
 from benchmarks.machine import machine
 from benchmarks.networks import Setting
 from benchmarks.reporting import add_write_option, cells, judged, keep
-from benchmarks.timing import interleaved, ratios, spread
 
 RESULTS = Path(__file__).with_name("results")
 SETTINGS = ("resnet18_aps3:224:8", "resnet20_aps3:32:128")

@@ -34,6 +34,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aps_deploy.bench.timing import interleaved, ratios, spread
 from aps_deploy.export import export_checkpoint
 from aps_deploy.image_stream import StreamedImages
 from aps_deploy.images import find_images_anywhere
@@ -47,7 +48,6 @@ from aps_deploy.verification.paths import save_reference_path
 from aps_deploy.verification.shifts import ShiftSet
 from benchmarks.machine import machine
 from benchmarks.reporting import add_write_option, keep
-from benchmarks.timing import interleaved, ratios, spread
 
 RESULTS = Path(__file__).with_name("results") / "verify_throughput.json"
 

@@ -100,9 +100,11 @@ class Batcher:
             if self._is_closed:
                 raise UnavailableError(f"model '{self._name}' is being unloaded; try again.")
             raise self._full()
-        own = None if self.policy.deadline_ns is None else now + self.policy.deadline_ns
-        deadline = min((limit for limit in (own, deadline_ns) if limit is not None), default=None)
-        shapes = tuple(values.shape[1:] for values in tensors.values())
+        deadline = deadline_ns
+        if self.policy.deadline_ns is not None:
+            own = now + self.policy.deadline_ns
+            deadline = own if deadline_ns is None else min(own, deadline_ns)
+        shapes = tuple([values.shape[1:] for values in tensors.values()])
         answer: asyncio.Future[Outputs] = self._loop.create_future()
         self._enqueue(Work(tensors, num_rows, shapes, answer, arrived_ns or now, deadline, is_background))
         self._dispatch()
@@ -211,7 +213,7 @@ class Batcher:
             self._answer(execution)
 
     def _answer(self, execution: Execution) -> None:
-        now = time.monotonic_ns()
+        now, num_answered = time.monotonic_ns(), 0
         if not isinstance(execution.results[0], ApsError):
             self._statistics.add_execution(execution.num_rows, execution.durations)
         for work, result in zip(execution.works, execution.results, strict=True):
@@ -222,9 +224,13 @@ class Batcher:
                 work.answer.set_exception(serving_error_of(result))
             else:
                 if not work.is_background:
-                    queue_ns, total_ns = execution.started_ns - work.arrived_ns, now - work.arrived_ns
-                    self._statistics.add_success(work.num_rows, queue_ns, total_ns, execution.durations)
+                    num_answered += 1
+                    self._statistics.add_success(
+                        work.num_rows, execution.started_ns - work.arrived_ns, now - work.arrived_ns
+                    )
                 work.answer.set_result(result)
+        if num_answered:
+            self._statistics.add_parts(num_answered, execution.durations)
 
     def _count_failure(self, work: Work, reason: FailureReason, now: int) -> None:
         if not work.is_background:

@@ -16,7 +16,7 @@ def serve(
         Path,
         typer.Argument(
             metavar="FILE|REPOSITORY",
-            help="ONNX file, or folder in Triton's layout (NAME/1/model.onnx).",
+            help="ONNX file or engine, or folder in Triton's layout (NAME/1/model.onnx).",
             show_default=False,
         ),
     ],

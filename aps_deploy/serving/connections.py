@@ -25,6 +25,9 @@ from aps_deploy.serving.errors import (
 if TYPE_CHECKING:
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol as _Protocol
     from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
+
+    from aps_deploy.serving.direct_inference import DirectInference
+    from aps_deploy.serving.execution import Outputs
 else:
     _Protocol = object  # uvicorn is an extra; `protocol_class` puts its class behind this one
 
@@ -65,6 +68,7 @@ class LimitedConnection(_Protocol):
     """One connection; uvicorn's protocol is its other base class, see `protocol_class`."""
 
     limits: ConnectionLimits
+    direct: DirectInference
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **named)
@@ -77,6 +81,9 @@ class LimitedConnection(_Protocol):
         self._head_timer: asyncio.TimerHandle | None = None
         self._send_timer: asyncio.TimerHandle | None = None
         self._unanswered: deque[RequestResponseCycle] = deque()
+        self._is_reading = False
+        self._begun: tuple[RequestResponseCycle, Any] | None = None  # in the bytes that are being read
+        self._direct_answer: asyncio.Future[Outputs] | None = None
 
     def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
         """Count the connection, and wait for its first request."""
@@ -98,7 +105,10 @@ class LimitedConnection(_Protocol):
     def data_received(self, data: bytes) -> None:
         """Read on; from a head's first byte on the clock runs, however many bytes keep coming."""
         num_steps, self._has_body = self._num_steps, False
+        self._is_reading = True
         super().data_received(data)
+        self._is_reading = False
+        self._start_begun()
         if self.transport.is_closing():
             return
         progresses = self._num_steps > num_steps
@@ -133,7 +143,7 @@ class LimitedConnection(_Protocol):
         self._num_steps += 1
         if len(self.pipeline) >= _MAX_PIPELINED:
             raise InvalidRequestError(f"more than {_MAX_PIPELINED} requests were sent ahead.")  # ends the reading
-        size = len(self.url) + sum(len(name) + len(value) + 4 for name, value in self.headers)
+        size = len(self.url) + sum([len(name) + len(value) + 4 for name, value in self.headers])
         if size > self.limits.max_head_bytes:
             self.scope["state"][REFUSAL] = self._head_too_large()
         elif self._is_spare and self.url.partition(b"?")[0] not in PROBES:
@@ -142,6 +152,24 @@ class LimitedConnection(_Protocol):
             )
         super().on_headers_complete()
         self._unanswered.append(self.cycle)
+
+    def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
+        """Start a request; one whose head was just read, when all is read that came with it."""
+        if self._is_reading:
+            self._begun = (cycle, app)
+        else:
+            super()._start_asgi_task(cycle, app)
+
+    def _start_begun(self) -> None:
+        if self._begun is None:
+            return
+        (cycle, app), self._begun = self._begun, None
+        came_whole = not (cycle.more_body or cycle.waiting_for_100_continue or self.transport.is_closing())
+        if came_whole and not self.flow.write_paused and REFUSAL not in cycle.scope["state"]:
+            self._direct_answer = self.direct.begin(cycle)
+            if self._direct_answer is not None:
+                return
+        super()._start_asgi_task(cycle, app)
 
     def on_body(self, body: bytes) -> None:
         """Take a part of a body."""
@@ -158,6 +186,7 @@ class LimitedConnection(_Protocol):
         """Wait for the next request, or for the client to read the last answer."""
         if self._unanswered:
             self._unanswered.popleft()
+        self._direct_answer = None  # it holds the outputs
         super().on_response_complete()
         if self.pipeline:
             self.flow.pause_reading()  # enough was sent ahead already
@@ -236,6 +265,8 @@ class LimitedConnection(_Protocol):
             cycle.disconnected = True
             cycle.message_event.set()
         self._unanswered.clear()
+        if self._direct_answer is not None:
+            self._direct_answer.cancel()
 
     def _start_send_timer(self) -> None:
         if self._send_timer is None:
@@ -247,8 +278,8 @@ class LimitedConnection(_Protocol):
             self._send_timer = None
 
 
-def protocol_class(limits: ConnectionLimits) -> type[asyncio.Protocol]:
-    """Return the protocol for `uvicorn.Config`, with these limits."""
+def protocol_class(limits: ConnectionLimits, direct: DirectInference) -> type[asyncio.Protocol]:
+    """Return the protocol for `uvicorn.Config`, with these limits, and with what answers whole inference requests."""
     from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-    return type("Connection", (LimitedConnection, HttpToolsProtocol), {"limits": limits})
+    return type("Connection", (LimitedConnection, HttpToolsProtocol), {"limits": limits, "direct": direct})

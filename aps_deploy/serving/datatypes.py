@@ -28,6 +28,8 @@ DTYPES: dict[str, np.dtype[Any]] = {name: np.dtype(kind).newbyteorder("<") for n
 BYTES = "BYTES"
 """The protocol's datatype of byte strings, here only of classifications."""
 
+_OF_NUMPY = {dtype.name: name for name, dtype in DTYPES.items()}
+
 _OF_ONNXRUNTIME = {
     "tensor(bool)": "BOOL",
     "tensor(float16)": "FP16",
@@ -35,6 +37,11 @@ _OF_ONNXRUNTIME = {
     "tensor(double)": "FP64",
     **{f"tensor({sign}int{bits})": f"{sign}int{bits}".upper() for sign in ("", "u") for bits in (8, 16, 32, 64)},
 }
+
+
+def datatype_of_numpy(kind: str) -> str | None:
+    """Return the protocol's datatype of ``float32`` and the like, numpy's names; None where there is none."""
+    return _OF_NUMPY.get(kind)
 
 
 def datatype_of_onnxruntime(kind: str) -> str | None:

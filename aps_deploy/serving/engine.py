@@ -1,6 +1,7 @@
-"""One ONNX file in ONNX Runtime as the server sees it: named tensors in, named tensors out, in the file's own types.
+"""A model file as the server sees it: named tensors in, named tensors out, in the file's own types.
 
-`aps_deploy.runtimes` offers images and float32 logits instead; both start their sessions the same way.
+Here an ONNX file in ONNX Runtime; engines are in `aps_deploy.serving.plan_engine`. `aps_deploy.runtimes` offers images
+and float32 logits instead; both start their sessions the same way.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ import dataclasses
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -20,11 +21,14 @@ from aps_deploy.runtimes.inputs import InputSpec, check_size, fixed_size
 from aps_deploy.runtimes.metadata import ModelMetadata
 from aps_deploy.runtimes.onnx_files import one_line
 from aps_deploy.runtimes.onnxruntime_session import onnxruntime_errors, session_options, start_session
+from aps_deploy.runtimes.opening import PLAN_SUFFIXES
 from aps_deploy.runtimes.sidecar import check_sidecar
 from aps_deploy.serving.datatypes import datatype_of_onnxruntime
 from aps_deploy.serving.errors import InvalidRequestError
 
 Tensors = Mapping[str, npt.NDArray[Any]]
+Platform = Literal["onnxruntime_onnx", "tensorrt_plan"]
+"""What serves a file, by the older of Triton's two names; `aps_deploy.serving.model_config` has the newer ones."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -47,6 +51,74 @@ class TensorSpec:
         return self.shape is not None and self.shape[0] < 0
 
 
+class FileDescription(Protocol):
+    """A model file, as much as its configuration needs.
+
+    Attributes:
+        source: the file's name.
+        inputs: what it takes.
+        outputs: what it returns.
+        metadata: what the file says about itself; empty for a file of another tool.
+        platform: what serves it.
+        is_on_gpu: whether it computes on a GPU.
+    """
+
+    source: str
+    inputs: tuple[TensorSpec, ...]
+    outputs: tuple[TensorSpec, ...]
+    metadata: ModelMetadata
+    platform: Platform
+
+    @property
+    def is_on_gpu(self) -> bool: ...  # noqa: D102 (described above)
+
+
+class ModelEngine(FileDescription, Protocol):
+    """A model file, loaded.
+
+    Attributes:
+        providers: what computes, as the runtime reports it.
+    """
+
+    providers: tuple[str, ...]
+
+    def run(self, tensors: Tensors) -> list[npt.NDArray[Any]]:
+        """Return the outputs, in the file's order, for one tensor per input.
+
+        Raises:
+            ApsError: the runtime failed; `InvalidRequestError` where the tensors are to blame.
+        """
+        ...
+
+    def check_image_size(self, spec: TensorSpec, shape: tuple[int, ...]) -> None:
+        """Do nothing where images of this shape fit the network.
+
+        Raises:
+            InputError: they do not.
+        """
+        ...
+
+
+def open_engine(
+    path: str | os.PathLike[str], *, device: str | None = None, num_threads: int | None = None
+) -> ModelEngine:
+    """Return a model file, loaded: an engine (``.plan``, ``.engine``), or else an ONNX file.
+
+    Args:
+        path: the file.
+        device: ``cpu``, ``cuda`` or None: CUDA where it works.
+        num_threads: threads of one run on a CPU.
+
+    Raises:
+        InputError: it cannot be loaded here.
+    """
+    if Path(path).suffix.lower() in PLAN_SUFFIXES:
+        from aps_deploy.serving.plan_engine import PlanEngine
+
+        return PlanEngine(path, device=device)
+    return OnnxEngine(path, device=device, num_threads=num_threads)
+
+
 class OnnxEngine:
     """An ONNX file, loaded.
 
@@ -66,6 +138,8 @@ class OnnxEngine:
             type the protocol does not know.
     """
 
+    platform: Platform = "onnxruntime_onnx"
+
     def __init__(self, path: str | os.PathLike[str], *, device: str | None = None, num_threads: int | None = None):
         self.source = os.fspath(path)
         if not Path(path).is_file():
@@ -82,6 +156,11 @@ class OnnxEngine:
         # A graph whose sizes are free can meet tensors that it cannot compute: the client's mistake.
         is_free = any(size < 0 for spec in self.inputs for size in (spec.shape or (-1,))[1:])
         self._error_class = InvalidRequestError if is_free else ApsError
+
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether it computes on a GPU."""
+        return "CUDAExecutionProvider" in self.providers
 
     def run(self, tensors: Tensors) -> list[npt.NDArray[Any]]:
         """Return the outputs, in the file's order, for one tensor per input.

@@ -22,7 +22,7 @@ from aps_deploy.serving.errors import (
     UnavailableError,
     serving_error_of,
 )
-from aps_deploy.serving.http_inference import HEADER_LENGTH, inference_response, parse_inference
+from aps_deploy.serving.http_inference import HEADER_LENGTH, Inference, parse_inference
 from aps_deploy.serving.http_messages import (
     ClientGoneError,
     Receive,
@@ -33,6 +33,7 @@ from aps_deploy.serving.http_messages import (
     json_object,
     json_response,
 )
+from aps_deploy.serving.http_outputs import inference_response
 from aps_deploy.serving.metrics import CONTENT_TYPE, metrics_page
 from aps_deploy.serving.openapi import openapi_document
 from aps_deploy.serving.registry import Registry
@@ -42,6 +43,10 @@ from aps_deploy.serving.settings import ServeSettings
 SERVER_NAME = "aps-deploy"
 EXTENSIONS = ("classification", "model_repository", "model_configuration", "binary_tensor_data", "statistics")
 """Triton's extensions that are spoken here; ``model_repository(unload_dependents)`` and the like are not."""
+
+_MODEL_PATH = r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
+INFER_PATH = rf"{_MODEL_PATH}/infer"
+"""Regular expression of the paths of inference requests."""
 
 _CLIENT_CLOSED_REQUEST = 499  # nginx's number for it; nobody receives it, it stands in the log
 
@@ -68,20 +73,19 @@ class HttpApp:
         self._ids = RequestIds()
         self._log = RequestLog(with_answers=settings.access_log)
         self._num_decoding = 0
-        model = r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
         self.routes: list[tuple[str, re.Pattern[str], Handler]] = [
             (method, re.compile(path), handler)
             for method, path, handler in (
-                ("POST", rf"{model}/infer", self._infer),
+                ("POST", INFER_PATH, self._infer),
                 ("POST", r"/v1(?:/models/(?P<name>[^/]+))?/classify", self._classify),
                 ("GET", r"/v2/health/live", self._live),
                 ("GET", r"/v2/health/ready", self._ready),
                 ("GET", r"/v2/?", self._server_metadata),
                 ("GET", r"/v2/models/stats", self._all_statistics),
-                ("GET", rf"{model}/ready", self._model_ready),
-                ("GET", rf"{model}/config", self._model_config),
-                ("GET", rf"{model}/stats", self._model_statistics),
-                ("GET", model, self._model_metadata),
+                ("GET", rf"{_MODEL_PATH}/ready", self._model_ready),
+                ("GET", rf"{_MODEL_PATH}/config", self._model_config),
+                ("GET", rf"{_MODEL_PATH}/stats", self._model_statistics),
+                ("GET", _MODEL_PATH, self._model_metadata),
                 ("POST", r"/v2/repository/index", self._index),
                 ("POST", r"/v2/repository/models/(?P<name>[^/]+)/(?P<change>load|unload)", self._change),
                 ("GET", r"/metrics", self._metrics),
@@ -93,28 +97,67 @@ class HttpApp:
         """Answer one request."""
         if scope["type"] != "http":
             return  # uvicorn refuses WebSockets where nobody accepts them
-        started_ns = time.monotonic_ns()
-        given_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
-        request = Request(scope, receive, self._ids.name(given_id), started_ns)
+        request = self.named(scope, receive)
         refusal: ServingError | None = scope.get("state", {}).get(REFUSAL)
-        what, error = f"{request.method} {request.path}", None
-        closes = self._registry.is_draining or refusal is not None
+        error, closes = None, self.is_draining or refusal is not None
         try:
             if refusal is not None:
                 raise refusal
             response = await self._answer(request)
         except ClientGoneError:
-            self._log.finished(request.request_id, what, _CLIENT_CLOSED_REQUEST, started_ns, "the client left")
+            self.left(request)
             return
-        except ApsError as refusal:
-            told = serving_error_of(refusal)
-            response, error = error_response(told), str(told)
-            closes = closes or told.http_status == 408  # the rest of the body may never come
-        except Exception:
-            error = self._log.broken(request.request_id, what)
-            response = error_response(ServingError(error))
+        except Exception as failure:
+            response, error = self.refused(request, failure)
+            closes = closes or response.status == 408  # the rest of the body may never come
         await response.send(send, request, closes=closes)
-        self._log.finished(request.request_id, what, response.status, started_ns, error)
+        self.answered(request, response.status, error)
+
+    @property
+    def is_draining(self) -> bool:
+        """Whether the server is about to stop, so that connections end with their next answer."""
+        return self._registry.is_draining
+
+    def named(self, scope: Mapping[str, Any], receive: Receive) -> Request:
+        """Return the request of an ASGI scope, with its ID."""
+        given_id = next((value for name, value in scope["headers"] if name == b"x-request-id"), None)
+        return Request(scope, receive, self._ids.name(given_id), time.monotonic_ns())
+
+    def begin(self, request: Request, body: bytes, name: str, version: str | None) -> Inference:
+        """Queue an inference request whose body was read; its client may use the model.
+
+        Raises:
+            ServingError: it does not fit the model, or the model has no room for it.
+        """
+        model = self._registry.find(name, version or "")
+        parsed = parse_inference(model, body, request.header(HEADER_LENGTH), self._settings.max_elements)
+        deadline = None if parsed.timeout_ns is None else request.arrived_ns + parsed.timeout_ns
+        answer = model.submit(parsed.tensors, deadline_ns=deadline, arrived_ns=request.arrived_ns)
+        return Inference(model, parsed, answer)
+
+    def check_access(self, request: Request) -> None:
+        """Do nothing where a request carries the server's token.
+
+        Raises:
+            UnauthenticatedError: it does not.
+        """
+        self._gate.check(request.header(b"authorization"))
+
+    def refused(self, request: Request, error: Exception) -> tuple[Response, str]:
+        """Return the answer of a request that failed, and the sentence in it; called where the error is handled."""
+        if isinstance(error, ApsError):
+            told = serving_error_of(error)
+        else:
+            told = ServingError(self._log.broken(request.request_id, request.title))
+        return error_response(told), str(told)
+
+    def answered(self, request: Request, status: int, error: str | None) -> None:
+        """Log a request that got its answer, or was refused."""
+        self._log.finished(request.request_id, request.title, status, request.arrived_ns, error)
+
+    def left(self, request: Request) -> None:
+        """Log a request whose client left."""
+        self.answered(request, _CLIENT_CLOSED_REQUEST, "the client left")
 
     async def _answer(self, request: Request) -> Response:
         allowed = []
@@ -127,20 +170,15 @@ class HttpApp:
                 continue
             # Probes carry no token, and are told nothing but yes or no.
             if handler not in (self._live, self._ready):
-                self._gate.check(request.header(b"authorization"))
+                self.check_access(request)
             return await handler(request, **match.groupdict())
         if allowed:
             raise MethodNotAllowedError(f"{request.path} takes {' or '.join(allowed)}, not {request.method}.", allowed)
         raise NotFoundError(f"there is no {request.method} {request.path}.")
 
     async def _infer(self, request: Request, name: str, version: str | None) -> Response:
-        body = await self._body(request)
-        model = self._registry.find(name, version or "")
-        parsed = parse_inference(model, body, request.header(HEADER_LENGTH), self._settings.max_elements)
-        deadline = None if parsed.timeout_ns is None else request.arrived_ns + parsed.timeout_ns
-        answer = model.submit(parsed.tensors, deadline_ns=deadline, arrived_ns=request.arrived_ns)
-        outputs = await request.wait_for(answer)
-        return inference_response(model, parsed, model.select_outputs(outputs, parsed.outputs))
+        inference = self.begin(request, await self._body(request), name, version)
+        return inference_response(inference, await request.wait_for(inference.answer))
 
     async def _classify(self, request: Request, name: str | None) -> Response:
         top_k = _positive(request.query("top_k") or "5", "top_k")

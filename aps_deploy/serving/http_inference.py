@@ -5,8 +5,9 @@ Open Inference Protocol v2 with Triton's binary-tensor-data and classification e
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
-import json
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,21 +15,24 @@ import numpy.typing as npt
 
 from aps_deploy.serving.datatypes import BYTES, DTYPES
 from aps_deploy.serving.errors import InvalidRequestError, TooLargeError, UnsupportedError
-from aps_deploy.serving.http_messages import Response, json_object
+from aps_deploy.serving.execution import Outputs
+from aps_deploy.serving.http_messages import json_object
 from aps_deploy.serving.model import ServedModel
 from aps_deploy.serving.openapi_schemas import MAX_TIMEOUT_US
 from aps_deploy.serving.signature import itemsize
 from aps_deploy.serving.tensors import (
-    OutputTensor,
     RequestedOutput,
     check_shape,
-    count_elements,
     tensor_from_bytes,
     tensor_from_list,
 )
 
 HEADER_LENGTH = b"inference-header-content-length"
 """Header that says how many bytes of the body are JSON; raw tensors follow them."""
+
+_MAX_KNOWN_HEADERS = 64
+_MAX_KNOWN_BYTES = 2048
+"""A client sends the same JSON before every raw tensor: a model remembers so many, of so many bytes each."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -48,6 +52,21 @@ class InferenceRequest:
     outputs: Sequence[RequestedOutput]
     all_binary: bool
     timeout_ns: int | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Inference:
+    """A request in the queue of its model.
+
+    Attributes:
+        model: what it is for.
+        request: what was asked.
+        answer: will be its outputs.
+    """
+
+    model: ServedModel
+    request: InferenceRequest
+    answer: asyncio.Future[Outputs]
 
 
 def parse_inference(
@@ -75,15 +94,60 @@ def parse_inference(
         json_length = int(header_length)
         if json_length == 0:
             return _parse_raw(model, body, max_elements)
-    document = json_object(body[:json_length])
-    tensors = _parse_inputs(model, document, memoryview(body)[json_length:], max_elements)
+    header = _read_header(model, body[:json_length], max_elements)
+    tensors = _read_inputs(header.inputs, memoryview(body)[json_length:])
+    return InferenceRequest(header.request_id, tensors, header.outputs, header.all_binary, header.timeout_ns)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Input:
+    """What the JSON says of one input: its tensor, as a list of numbers in ``data`` or as ``size`` raw bytes."""
+
+    name: str
+    datatype: str
+    shape: tuple[int, ...]
+    size: int | None
+    data: object
+
+
+@dataclasses.dataclass(frozen=True)
+class _Header:
+    """The JSON of a request, checked against the model; see `InferenceRequest`."""
+
+    request_id: str
+    inputs: Sequence[_Input]
+    outputs: Sequence[RequestedOutput]
+    all_binary: bool
+    timeout_ns: int | None
+
+    @property
+    def is_repeatable(self) -> bool:
+        """Whether other requests are likely to say the same: their images are elsewhere, and they have no names."""
+        return not self.request_id and all(entry.size is not None for entry in self.inputs)
+
+
+def _read_header(model: ServedModel, header: bytes, max_elements: int) -> _Header:
+    if len(header) > _MAX_KNOWN_BYTES:
+        return _parse_header(model, json_object(header), max_elements)
+    known: _Header | None = model.known_headers.get(header)
+    if known is None:
+        known = _parse_header(model, json_object(header), max_elements)
+        if known.is_repeatable:
+            if len(model.known_headers) >= _MAX_KNOWN_HEADERS:
+                model.known_headers.clear()
+            model.known_headers[header] = known
+    return known
+
+
+def _parse_header(model: ServedModel, document: dict[str, Any], max_elements: int) -> _Header:
+    inputs = _parse_inputs(model, document, max_elements)
     parameters = _object(document, "parameters", "the request")
     outputs, all_binary = _parse_outputs(document, parameters)
     model.check_outputs(outputs)
     request_id = document.get("id", "")
     if not isinstance(request_id, str):
         raise InvalidRequestError("the request's 'id' must be a string.")
-    return InferenceRequest(request_id, tensors, outputs, all_binary, timeout_ns_of(parameters.get("timeout")))
+    return _Header(request_id, inputs, outputs, all_binary, timeout_ns_of(parameters.get("timeout")))
 
 
 def timeout_ns_of(timeout_us: object) -> int | None:
@@ -99,62 +163,44 @@ def timeout_ns_of(timeout_us: object) -> int | None:
     return timeout_us * 1000 or None
 
 
-def inference_response(model: ServedModel, request: InferenceRequest, outputs: Sequence[OutputTensor]) -> Response:
-    """Return the HTTP response of an answered request.
-
-    Raises:
-        InvalidRequestError: an output was asked for as JSON, which cannot carry it.
-    """
-    binary = {output.name: output.binary for output in request.outputs}
-    described, chunks = [], []
-    for output in outputs:
-        entry: dict[str, Any] = {"name": output.name, "datatype": output.datatype, "shape": list(output.shape)}
-        if binary.get(output.name, request.all_binary):
-            data = output.to_bytes()
-            entry["parameters"] = {"binary_data_size": len(data)}
-            chunks.append(data)
-        else:
-            entry["data"] = output.to_list()
-        described.append(entry)
-    document: dict[str, Any] = {"model_name": model.name, "model_version": model.version, "outputs": described}
-    if request.request_id:
-        document = {"id": request.request_id, **document}
-    header = json.dumps(document, separators=(",", ":")).encode()
-    if not chunks:
-        return Response(header)
-    length = (HEADER_LENGTH, b"%d" % len(header))
-    return Response(b"".join([header, *chunks]), content_type=b"application/octet-stream", headers=[length])
-
-
-def _parse_inputs(
-    model: ServedModel, document: dict[str, Any], rest: memoryview, max_elements: int
-) -> dict[str, npt.NDArray[Any]]:
-    tensors: dict[str, npt.NDArray[Any]] = {}
-    start = 0
+def _parse_inputs(model: ServedModel, document: dict[str, Any], max_elements: int) -> list[_Input]:
+    inputs: dict[str, _Input] = {}
+    num_elements = 0
     for entry in _objects(document, "inputs"):
         name = _string(entry, "name", "an input")
         spec = model.signature.input(name)
-        if name in tensors:
+        if name in inputs:
             raise InvalidRequestError(f"input '{name}' is given twice.")
         datatype = _string(entry, "datatype", f"input '{name}'")
         if datatype not in DTYPES and datatype != BYTES:
             raise InvalidRequestError(f"input '{name}' has the unknown datatype '{datatype}'.")
-        shape = check_shape(name, entry.get("shape"), max_elements - count_elements(tensors.values()))
+        shape = check_shape(name, entry.get("shape"), max_elements - num_elements)
+        num_elements += math.prod(shape)
         model.signature.check_request(spec, datatype, shape)
         parameters = _object(entry, "parameters", f"input '{name}'")
         refuse_shared_memory(parameters)
         size = parameters.get("binary_data_size")
-        if size is None:
-            tensors[name] = tensor_from_list(name, datatype, shape, entry.get("data"))
-            continue
-        if type(size) is not int or size < 0 or "data" in entry:
+        if size is not None and (type(size) is not int or size < 0 or "data" in entry):
             raise InvalidRequestError(f"input '{name}' must have either data or a binary_data_size of 0 or more bytes.")
-        if size > len(rest) - start:
+        inputs[name] = _Input(name, datatype, shape, size, entry.get("data"))
+    return list(inputs.values())
+
+
+def _read_inputs(inputs: Sequence[_Input], rest: memoryview) -> dict[str, npt.NDArray[Any]]:
+    """Return the tensors; ``rest`` is what follows the JSON."""
+    tensors: dict[str, npt.NDArray[Any]] = {}
+    start = 0
+    for entry in inputs:
+        if entry.size is None:
+            tensors[entry.name] = tensor_from_list(entry.name, entry.datatype, entry.shape, entry.data)
+            continue
+        if entry.size > len(rest) - start:
             raise InvalidRequestError(
-                f"unexpected total byte size {len(rest) - start} for input '{name}', expecting {size}."
+                f"unexpected total byte size {len(rest) - start} for input '{entry.name}', expecting {entry.size}."
             )
-        tensors[name] = tensor_from_bytes(name, datatype, shape, rest[start : start + size])
-        start += size
+        end = start + entry.size
+        tensors[entry.name] = tensor_from_bytes(entry.name, entry.datatype, entry.shape, rest[start:end])
+        start = end
     if start != len(rest):
         raise InvalidRequestError(f"the body has {len(rest) - start} bytes more than its inputs.")
     return tensors

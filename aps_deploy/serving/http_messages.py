@@ -59,6 +59,11 @@ class Request:
         self._query: bytes = scope["query_string"]
         self._receive = receive
 
+    @property
+    def title(self) -> str:
+        """Method and path, for the log."""
+        return f"{self.method} {self.path}"
+
     def header(self, name: bytes) -> bytes | None:
         """Return the value of a header, by its lower-case name."""
         return self._headers.get(name)
@@ -175,6 +180,12 @@ class Response:
 
     async def send(self, send: Send, request: Request, *, closes: bool) -> None:
         """Send it as the answer to ``request``; with ``closes`` the connection ends after it."""
+        headers = self.finish(request, closes=closes)
+        await send({"type": "http.response.start", "status": self.status, "headers": headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+    def finish(self, request: Request, *, closes: bool) -> list[tuple[bytes, bytes]]:
+        """Return its headers as the answer to ``request``; compresses its body where the client would like that."""
         headers = [*self.headers, (b"x-request-id", request.request_id.encode("latin-1"))]
         if len(self.body) >= _SMALLEST_COMPRESSED and (coding := request.accepted_coding) is not None:
             self.body = gzip.compress(self.body, 1) if coding == "gzip" else zlib.compress(self.body, 1)
@@ -182,8 +193,7 @@ class Response:
         headers.append((b"content-length", b"%d" % len(self.body)))
         if closes:
             headers.append((b"connection", b"close"))
-        await send({"type": "http.response.start", "status": self.status, "headers": headers})
-        await send({"type": "http.response.body", "body": self.body})
+        return headers
 
 
 def json_response(document: Any, status: int = 200) -> Response:

@@ -15,7 +15,7 @@ import numpy.typing as npt
 from aps_deploy.serving.batcher import Batcher
 from aps_deploy.serving.canary_record import CanaryRecord
 from aps_deploy.serving.door import check_certificate
-from aps_deploy.serving.engine import OnnxEngine
+from aps_deploy.serving.engine import ModelEngine, open_engine
 from aps_deploy.serving.errors import InvalidRequestError
 from aps_deploy.serving.execution import Outputs
 from aps_deploy.serving.model_config import (
@@ -36,8 +36,9 @@ from aps_deploy.serving.warm_up import warm_up
 
 logger = logging.getLogger(__name__)
 
-PLATFORM = "onnxruntime_onnx"
-"""Triton's name of what serves ONNX files."""
+_MAX_KNOWN_SHAPES = 256
+
+_Shapes = tuple[tuple[str, tuple[int, ...]], ...]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -61,7 +62,7 @@ class LoadedModel:
     signature: Signature
     folder: Path | None
     labels: Mapping[str, Sequence[str]]
-    engines: Sequence[OnnxEngine]
+    engines: Sequence[ModelEngine]
     joins: bool
 
 
@@ -73,7 +74,7 @@ def load_model(
     Args:
         name: the model's name.
         version: the version's number.
-        file: the ONNX file.
+        file: the ONNX file or engine.
         folder: the model's folder in a repository, where labels are; None for a single file.
         config: what its ``config.pbtxt`` says; None where there is none.
         settings: the server's.
@@ -88,7 +89,7 @@ def load_model(
     count = num_instances(config, settings)
     threads = settings.threads or max(1, (os.cpu_count() or 1) // count)
     device = device_of(config, settings)
-    engines = [OnnxEngine(file, device=device, num_threads=threads) for _ in range(count)]
+    engines = [open_engine(file, device=device, num_threads=threads) for _ in range(count)]
     complete = complete_config(config, name, engines[0], settings)
     signature = signature_of(engines[0], name, complete.max_batch_size)
     labels = {**_own_labels(engines[0]), **labels_of(complete, folder, signature)}
@@ -103,7 +104,7 @@ def load_model(
     return LoadedModel(name, version, complete, signature, folder, labels, engines, joins)
 
 
-def _own_labels(engine: OnnxEngine) -> dict[str, tuple[str, ...]]:
+def _own_labels(engine: ModelEngine) -> dict[str, tuple[str, ...]]:
     names = engine.metadata.class_names
     return {} if names is None else {engine.outputs[0].name: names}
 
@@ -117,6 +118,7 @@ class ServedModel:
 
     Attributes:
         canary: what the canary saw of it; None on a server without one.
+        known_headers: what the HTTP side read in the JSON of the last requests, by its bytes.
     """
 
     def __init__(self, loaded: LoadedModel, settings: ServeSettings) -> None:
@@ -127,6 +129,8 @@ class ServedModel:
         self.folder = loaded.folder
         self.labels = loaded.labels
         self.engine = loaded.engines[0]
+        self.known_headers: dict[bytes, Any] = {}
+        self._known_shapes: dict[_Shapes, int] = {}
         self.statistics = ModelStatistics()
         self.canary = None if settings.canary_s is None else CanaryRecord()
         policy = batch_policy(loaded.config, settings, joins=loaded.joins)
@@ -137,7 +141,7 @@ class ServedModel:
         return {
             "name": self.name,
             "versions": list(versions),
-            "platform": PLATFORM,
+            "platform": self.engine.platform,
             **self.signature.tensor_metadata(),
         }
 
@@ -163,13 +167,22 @@ class ServedModel:
             InvalidRequestError: the tensors do not fit the model.
             UnavailableError: the queue is full.
         """
-        num_rows = self.signature.count_rows(tensors)
-        for name, spec in self.signature.inputs.items():
-            self.engine.check_image_size(spec, tensors[name].shape)
+        shapes = tuple([(name, values.shape) for name, values in tensors.items()])
+        num_rows = self._known_shapes.get(shapes) or self._count_rows(tensors, shapes)
         ordered = {name: tensors[name] for name in self.signature.inputs}
         return self.batcher.submit(
             ordered, num_rows, deadline_ns=deadline_ns, arrived_ns=arrived_ns, is_background=is_background
         )
+
+    def _count_rows(self, tensors: Mapping[str, npt.NDArray[Any]], shapes: _Shapes) -> int:
+        """Return how many rows fitting tensors have, and remember it: most requests look like the one before."""
+        num_rows = self.signature.count_rows(tensors)
+        for name, spec in self.signature.inputs.items():
+            self.engine.check_image_size(spec, tensors[name].shape)
+        if len(self._known_shapes) >= _MAX_KNOWN_SHAPES:
+            self._known_shapes.clear()
+        self._known_shapes[shapes] = num_rows
+        return num_rows
 
     def check_outputs(self, requested: Sequence[RequestedOutput]) -> None:
         """Do nothing where the model has these outputs.

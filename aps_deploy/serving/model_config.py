@@ -5,6 +5,7 @@ The messages are those of `tritonclient.grpc.model_config_pb2`, imported when th
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,7 @@ from aps_deploy.errors import InputError
 from aps_deploy.runtimes.onnx_files import one_line
 from aps_deploy.serving.batcher import BatchPolicy
 from aps_deploy.serving.datatypes import config_datatype
-from aps_deploy.serving.engine import OnnxEngine, TensorSpec
-from aps_deploy.serving.plan_engine import PlanEngine
+from aps_deploy.serving.engine import FileDescription, Platform, TensorSpec
 from aps_deploy.serving.settings import ServeSettings
 from aps_deploy.serving.signature import Signature
 
@@ -21,11 +21,26 @@ ModelConfig = Any
 """A ``ModelConfig`` message; protobuf's classes carry no types."""
 
 CONFIG_NAME = "config.pbtxt"
-DEFAULT_MODEL_FILENAME = "model.onnx"
-ONNX, PLAN = "onnxruntime_onnx", "tensorrt_plan"
-_BACKENDS = {ONNX: "onnxruntime", PLAN: "tensorrt"}
-MODEL_FILENAMES = {ONNX: DEFAULT_MODEL_FILENAME, PLAN: "model.plan"}
-"""Triton's names of the file of a version, by platform."""
+
+
+@dataclasses.dataclass(frozen=True)
+class FileKind:
+    """What Triton calls a kind of model file.
+
+    Attributes:
+        backend: what serves it, by the newer of Triton's two names.
+        filename: the file's name in the folder of a version.
+    """
+
+    backend: str
+    filename: str
+
+
+FILE_KINDS: dict[Platform, FileKind] = {
+    "onnxruntime_onnx": FileKind("onnxruntime", "model.onnx"),
+    "tensorrt_plan": FileKind("tensorrt", "model.plan"),
+}
+"""What is served here, by platform."""
 
 CERTIFICATE_PARAMETER = "aps_require_certificate"
 """Parameter of a configuration; with the value ``true`` the model is served with a passed certificate only."""
@@ -38,13 +53,12 @@ def new_config() -> ModelConfig:
     return model_config_pb2.ModelConfig()
 
 
-def read_config(path: Path, name: str, platform: str = ONNX) -> ModelConfig:
+def read_config(path: Path, name: str) -> ModelConfig:
     """Return the configuration in a ``config.pbtxt``.
 
     Args:
         path: the file.
         name: the model's folder.
-        platform: `ONNX`, or `PLAN` where a plan is to join the model; none is served here.
 
     Raises:
         InputError: it cannot be read, is for another model, or asks for a backend that is not served here.
@@ -57,35 +71,66 @@ def read_config(path: Path, name: str, platform: str = ONNX) -> ModelConfig:
         raise InputError(f"{path} is no model configuration ({one_line(error)}).") from None
     if config.name and config.name != name:
         raise InputError(f"{path}: the name is '{config.name}', but the folder is '{name}'; they must be the same.")
-    if config.platform not in ("", platform) or config.backend not in ("", _BACKENDS[platform]):
-        raise InputError(
-            f"{path}: the backend is '{config.backend or config.platform}'; accepted here: {_BACKENDS[platform]} "
-            f"(platform {platform})."
-        )
+    declared_platform(config, path)
     if config.max_batch_size < 0:
         raise InputError(f"{path}: max_batch_size is {config.max_batch_size}; it must be 0 or more.")
     return config
 
 
+def declared_platform(config: ModelConfig | None, source: Path | str) -> Platform | None:
+    """Return what a configuration says that serves the model; None where it leaves that to the file.
+
+    Args:
+        config: the configuration; None where there is none.
+        source: its name, for messages.
+
+    Raises:
+        InputError: it asks for what is not served here, or for two different things.
+    """
+    if config is None or not (config.platform or config.backend):
+        return None
+    for platform, kind in FILE_KINDS.items():
+        if config.platform in ("", platform) and config.backend in ("", kind.backend):
+            return platform
+    asked = " and ".join(name for name in (config.platform, config.backend) if name)
+    accepted = ", ".join(f"{kind.backend} (platform {platform})" for platform, kind in FILE_KINDS.items())
+    raise InputError(f"{source}: the backend is '{asked}'; served here: {accepted}.")
+
+
+def model_filename(config: ModelConfig | None, version: Path) -> str:
+    """Return the name of the model file in a version's folder: as configured, else as Triton calls such files.
+
+    Without a configuration that tells the kind of file, it is an engine where there is one and no ONNX file.
+    """
+    if config is not None and config.default_model_filename:
+        return str(config.default_model_filename)
+    platform = declared_platform(config, CONFIG_NAME)
+    if platform is not None:
+        return FILE_KINDS[platform].filename
+    names = [kind.filename for kind in FILE_KINDS.values()]
+    return next((name for name in names if (version / name).is_file()), names[0])
+
+
 def complete_config(
-    config: ModelConfig | None,
-    name: str,
-    engine: OnnxEngine | PlanEngine,
-    settings: ServeSettings,
-    platform: str = ONNX,
+    config: ModelConfig | None, name: str, engine: FileDescription, settings: ServeSettings
 ) -> ModelConfig:
     """Return the configuration with everything filled in that the file or the settings say.
 
     Args:
         config: what ``config.pbtxt`` says, which is never changed; None where there is none.
         name: the model's name.
-        engine: the loaded file.
+        engine: the file.
         settings: the server's, which fill in how a model without ``config.pbtxt`` batches.
-        platform: `ONNX` or `PLAN`.
 
     Raises:
-        InputError: the configuration's tensors are not the file's.
+        InputError: the configuration is for another kind of file, or its tensors are not the file's.
     """
+    kind = FILE_KINDS[engine.platform]
+    if config is not None and declared_platform(config, CONFIG_NAME) not in (None, engine.platform):
+        raise InputError(
+            f"{CONFIG_NAME} of '{name}': the backend is '{config.backend or config.platform}', but {engine.source} is "
+            f"for {kind.backend}."
+        )
     complete = new_config()
     if config is None:
         can_batch = all(spec.has_free_batch for spec in (*engine.inputs, *engine.outputs))
@@ -95,8 +140,8 @@ def complete_config(
         complete.instance_group.add(count=settings.instances)
     else:
         complete.CopyFrom(config)
-    complete.name, complete.platform, complete.backend = name, platform, _BACKENDS[platform]
-    complete.default_model_filename = complete.default_model_filename or MODEL_FILENAMES[platform]
+    complete.name, complete.platform, complete.backend = name, engine.platform, kind.backend
+    complete.default_model_filename = complete.default_model_filename or kind.filename
     if not complete.HasField("version_policy"):
         complete.version_policy.latest.num_versions = 1
     if not complete.instance_group:
@@ -107,7 +152,7 @@ def complete_config(
         group.count = group.count or 1
         group.name = group.name or f"{name}_0"
         if not group.kind:
-            group.kind = group.KIND_GPU if "CUDAExecutionProvider" in engine.providers else group.KIND_CPU
+            group.kind = group.KIND_GPU if engine.is_on_gpu else group.KIND_CPU
     _complete_tensors(complete, complete.input, engine.inputs, "input")
     _complete_tensors(complete, complete.output, engine.outputs, "output")
     return complete

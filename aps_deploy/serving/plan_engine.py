@@ -1,88 +1,89 @@
-"""A plan of TensorRT as its document describes it: enough to configure the server that will run it, on its GPU.
+"""An engine of TensorRT or TensorRT for RTX as the server sees it: named tensors in, named tensors out.
 
-Nothing is loaded, so a plan is packaged on any machine.
+The session underneath fills batches up to the smallest of its profiles, cuts those beyond the largest, records CUDA
+graphs and copies through pinned memory; so the server's batches may have any size.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from pathlib import Path
+import os
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 
-from aps_deploy.errors import InputError
-from aps_deploy.runtimes.sidecar import read_sidecar, sidecar_path
-from aps_deploy.runtimes.tensorrt.plan_file import read_plan_file
-from aps_deploy.runtimes.tensorrt.toolkit import TOOLKITS
-from aps_deploy.serving.datatypes import DTYPES
-from aps_deploy.serving.engine import TensorSpec
-
-_DATATYPES = {np.dtype(dtype).newbyteorder("=").name: name for name, dtype in DTYPES.items()}
+from aps_deploy.errors import ApsError, InputError
+from aps_deploy.runtimes.inputs import InputSpec, check_size
+from aps_deploy.runtimes.opening import open_session
+from aps_deploy.serving.datatypes import datatype_of_numpy
+from aps_deploy.serving.engine import Platform, Tensors, TensorSpec
 
 
 class PlanEngine:
-    """A plan with its document, not loaded.
+    """An engine, loaded on the GPU; see `aps_deploy.serving.engine.ModelEngine`.
 
     Args:
-        path: the plan, with the document that export wrote beside it.
-
-    Attributes:
-        source: the path, for messages.
-        inputs: what it takes.
-        outputs: what it returns.
-        metadata: what the ONNX file it was compiled from says of itself.
-        providers: what will compute, as ONNX Runtime would call it.
-        num_profiles: optimisation profiles.
-        max_batch: most images in one run.
-        best_batches: the batches that its profiles are fastest at.
-        notes: what the user should know of it.
+        path: the file, with its document beside it.
+        device: ``cuda`` or None.
 
     Raises:
-        InputError: plan or document is missing or damaged, Triton's TensorRT backend does not run such a plan, or its
-            profiles take no single image.
+        InputError: it does not run here, is to run on a CPU, or leaves the size of images open and does not say which
+            it was made for.
+        ApsError: its first run fails.
     """
 
-    def __init__(self, path: Path) -> None:
-        plan = read_plan_file(path)
-        self.source = str(path)
-        if plan.header.kind != "trt":
-            raise InputError(
-                f"{path} is an engine of {TOOLKITS[plan.header.kind].title}, which Triton does not run; package the "
-                "ONNX file, or a plan made with `aps-deploy export --engine trt`."
-            )
-        profiles = plan.engine.get("profiles") or []
-        tensors = (read_sidecar(path) or {}).get("tensors")
-        if not profiles or not isinstance(tensors, dict):
-            raise InputError(
-                f"{sidecar_path(path)} names no profiles or no tensors of {path.name}; export the engine again."
-            )
-        smallest, self.max_batch = (
-            limit(profile[key][0] for profile in profiles) for limit, key in ((min, "min"), (max, "max"))
+    platform: Platform = "tensorrt_plan"
+    is_on_gpu = True
+
+    def __init__(self, path: str | os.PathLike[str], *, device: str | None = None) -> None:
+        self.source = os.fspath(path)
+        if device == "cpu":
+            raise InputError(f"{self.source} is an engine for a GPU; serve the ONNX file it was made from on a CPU.")
+        self._session = open_session(path)
+        self.metadata = self._session.metadata
+        self.providers = self._session.providers
+        taken = self._session.input_spec
+        sizes = (taken.channels, taken.height, taken.width)
+        self.inputs: tuple[TensorSpec, ...] = (
+            TensorSpec(taken.name, _datatype(taken.dtype), (-1, *(size or -1 for size in sizes))),
         )
-        if smallest not in (1, self.max_batch):
-            raise InputError(
-                f"the profiles of {path} take {smallest} to {self.max_batch} images; export it again with profiles "
-                "that take one image, or always as many."
-            )
-        sizes = [shape[2:] for profile in profiles for shape in profile.values()]
-        size = sizes[0] if all(each == sizes[0] for each in sizes) else [-1, -1]
-        batch = -1 if smallest < self.max_batch else smallest
-        self.inputs = tuple(_spec(entry, batch, size) for entry in tensors["inputs"])
-        self.outputs = tuple(_spec(entry, batch, None) for entry in tensors["outputs"])
-        self.metadata = plan.metadata
-        self.providers: Sequence[str] = ("CUDAExecutionProvider",)
-        self.num_profiles = len(profiles)
-        self.best_batches = sorted({profile["opt"][0] for profile in profiles})
-        self.notes = (f"{path} is of TensorRT {plan.header.version}, so take a --triton-image that has this version",)
+        self.outputs = tuple(
+            TensorSpec(name, _datatype(values.dtype), (-1, *values.shape[1:]))
+            for name, values in self._session.run(self._example(taken)).items()
+        )
+
+    def run(self, tensors: Tensors) -> list[npt.NDArray[Any]]:
+        """Return the outputs for the images; those of a float16 engine pass through float32, which changes no bit.
+
+        Raises:
+            InputError: no profile takes images of this size.
+            ApsError: the engine failed.
+        """
+        images = tensors[self.inputs[0].name]
+        outputs = self._session.run(images.astype(np.float32, copy=False))
+        return [outputs[spec.name] for spec in self.outputs]
+
+    def check_image_size(self, spec: TensorSpec, shape: tuple[int, ...]) -> None:
+        """Do nothing where images of this shape fit the network.
+
+        Raises:
+            InputError: height or width is no multiple of the total stride, or too small.
+        """
+        check_size(shape[2], shape[3], InputSpec(spec.name), self.metadata, spec.name)
+
+    def _example(self, taken: InputSpec) -> npt.NDArray[np.float32]:
+        """Return one image, from whose answer the shapes of the outputs are read."""
+        preprocessing = self.metadata.preprocessing
+        side = None if preprocessing is None else preprocessing.image_size
+        height, width = taken.height or side, taken.width or side
+        if height is None or width is None:
+            raise InputError(f"{self.source} does not say how large its images are; export it with preprocessing.")
+        return np.zeros((1, taken.channels or 3, height, width), np.float32)
 
 
-def _spec(entry: Mapping[str, Any], batch: int, size: list[int] | None) -> TensorSpec:
-    """Return an input or output; ``size`` is the height and width that the profiles take, for an input of images."""
-    shape = [batch, *entry["shape"][1:]]
-    if size is not None and len(shape) == 4:
-        shape[2:] = size
-    datatype = _DATATYPES.get(entry["type"])
+def _datatype(dtype: npt.DTypeLike) -> str:
+    kind = np.dtype(dtype).name
+    datatype = datatype_of_numpy(kind)
     if datatype is None:
-        raise InputError(f"the tensor {entry['name']!r} is a {entry['type']}, which the protocol does not know.")
-    return TensorSpec(entry["name"], datatype, tuple(shape))
+        raise ApsError(f"the engine has a tensor of {kind}, which the protocol does not know.")
+    return datatype

@@ -10,7 +10,8 @@ import dataclasses
 from pathlib import Path
 
 from aps_deploy.errors import InputError
-from aps_deploy.serving.model_config import CONFIG_NAME, DEFAULT_MODEL_FILENAME, ModelConfig, read_config
+from aps_deploy.runtimes.opening import ONNX_SUFFIXES, PLAN_SUFFIXES
+from aps_deploy.serving.model_config import CONFIG_NAME, ModelConfig, model_filename, read_config
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,7 +37,7 @@ class Repository:
     """The models on disk.
 
     Args:
-        target: an ONNX file, or a folder in Triton's layout.
+        target: an ONNX file or engine, or a folder in Triton's layout.
 
     Raises:
         InputError: there is no such file or folder, or it holds no model.
@@ -47,9 +48,10 @@ class Repository:
         if not target.exists():
             raise InputError(f"{target} does not exist; give an ONNX file, or a folder with NAME/1/model.onnx in it.")
         self.is_single_file = not target.is_dir()
-        if self.is_single_file and target.suffix.lower() != ".onnx":
+        if self.is_single_file and target.suffix.lower() not in (*ONNX_SUFFIXES, *PLAN_SUFFIXES):
             raise InputError(
-                f"{target} is no ONNX file; give a file made by `aps-deploy export` or a folder with NAME/1/model.onnx."
+                f"{target} is no ONNX file and no engine; give a file made by `aps-deploy export` or a folder with "
+                "NAME/1/model.onnx."
             )
         if not self.names():
             raise InputError(f"{target} holds no model; a model is a folder in it, such as NAME/1/model.onnx.")
@@ -80,15 +82,19 @@ class Repository:
         numbers = _served(_version_numbers(folder), config)
         if not numbers:
             raise InputError(
-                f"{folder} has no version to serve; a version is a numbered folder, such as {folder.name}/1/"
-                f"{DEFAULT_MODEL_FILENAME}."
+                f"{folder} has no version to serve; a version is a numbered folder, such as {folder.name}/1/model.onnx."
             )
-        filename = (config and config.default_model_filename) or DEFAULT_MODEL_FILENAME
-        if Path(filename).name != filename:
-            raise InputError(
-                f"{path}: default_model_filename is {filename!r}; it must be a file's name without a path."
-            )
-        return [FoundVersion(name, number, folder / str(number) / filename, folder, config) for number in numbers]
+        return [_found(name, number, folder, config) for number in numbers]
+
+
+def _found(name: str, number: int, folder: Path, config: ModelConfig | None) -> FoundVersion:
+    version = folder / str(number)
+    filename = model_filename(config, version)
+    if Path(filename).name != filename:
+        raise InputError(
+            f"{folder / CONFIG_NAME}: default_model_filename is {filename!r}; it must be a file's name without a path."
+        )
+    return FoundVersion(name, number, version / filename, folder, config)
 
 
 def _is_model(folder: Path) -> bool:

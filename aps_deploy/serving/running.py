@@ -20,6 +20,7 @@ from typing import Any
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.serving.canary import canary_picture, watched
 from aps_deploy.serving.connections import ConnectionLimits, protocol_class
+from aps_deploy.serving.direct_inference import DirectInference
 from aps_deploy.serving.grpc_service import GrpcService
 from aps_deploy.serving.http_app import HttpApp
 from aps_deploy.serving.registry import Registry
@@ -228,9 +229,10 @@ async def _http_server(
     limits = ConnectionLimits(
         settings.max_connections, settings.max_header_bytes, settings.header_timeout_s, settings.body_timeout_s
     )
+    app = HttpApp(registry, settings)
     config = uvicorn.Config(
-        HttpApp(registry, settings),
-        http=protocol_class(limits),
+        app,
+        http=protocol_class(limits, DirectInference(app, settings.max_body_bytes)),
         ws="none",
         lifespan="off",
         interface="asgi3",

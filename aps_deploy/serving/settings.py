@@ -17,7 +17,7 @@ class ServeSettings:
     """What to serve, where, and within which limits.
 
     Attributes:
-        target: an ONNX file, or a folder in Triton's layout.
+        target: an ONNX file or engine, or a folder in Triton's layout.
         host: address to listen on.
         port: HTTP port; 0 takes a free one.
         grpc_port: gRPC port; 0 takes a free one, None serves no gRPC.

@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from aps_deploy.errors import InputError
 from aps_deploy.serving.datatypes import DTYPES
-from aps_deploy.serving.engine import OnnxEngine, TensorSpec
+from aps_deploy.serving.engine import ModelEngine, TensorSpec
 from aps_deploy.serving.errors import InvalidRequestError
 
 
@@ -106,7 +106,7 @@ class Signature:
         return count
 
 
-def signature_of(engine: OnnxEngine, name: str, max_rows: int) -> Signature:
+def signature_of(engine: ModelEngine, name: str, max_rows: int) -> Signature:
     """Return the signature of a loaded file.
 
     Raises:
@@ -126,7 +126,7 @@ def signature_of(engine: OnnxEngine, name: str, max_rows: int) -> Signature:
     )
 
 
-def example_shape(engine: OnnxEngine, spec: TensorSpec) -> tuple[int, ...]:
+def example_shape(engine: ModelEngine, spec: TensorSpec) -> tuple[int, ...]:
     """Return a shape this input takes, with one row: of the file's own images where it says which."""
     shape = spec.shape or ()
     side = 1

@@ -88,14 +88,17 @@ class ModelStatistics:
         for part in _PARTS:
             totals[part].add(getattr(durations, part))
 
-    def add_success(self, num_rows: int, queue_ns: int, total_ns: int, durations: Durations) -> None:
-        """Count one answered request."""
+    def add_success(self, num_rows: int, queue_ns: int, total_ns: int) -> None:
+        """Count one answered request; `add_parts` tells of its run."""
         self.success.add(total_ns)
         self.queue.add(queue_ns)
         self.inference_count += num_rows
+
+    def add_parts(self, num_requests: int, durations: Durations) -> None:
+        """Count the parts of a run for the requests that it answered."""
         self.last_inference_ms = time.time_ns() // 1_000_000
         for part in _PARTS:
-            self.parts[part].add(getattr(durations, part))
+            self.parts[part].add(getattr(durations, part), num_requests)
 
     def add_failure(self, reason: FailureReason, total_ns: int = 0) -> None:
         """Count one request that got no answer."""

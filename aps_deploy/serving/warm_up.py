@@ -11,7 +11,7 @@ import numpy.typing as npt
 
 from aps_deploy.errors import ApsError
 from aps_deploy.serving.datatypes import DTYPES
-from aps_deploy.serving.engine import OnnxEngine
+from aps_deploy.serving.engine import ModelEngine
 from aps_deploy.serving.signature import Signature, example_shape
 
 logger = logging.getLogger(__name__)
@@ -20,7 +20,7 @@ Tensors = dict[str, npt.NDArray[Any]]
 Run = Callable[[Mapping[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]]
 
 
-def warm_up(engine: OnnxEngine, signature: Signature) -> bool:
+def warm_up(engine: ModelEngine, signature: Signature) -> bool:
     """Run a model on made-up tensors, alone and in batches; return whether each row was the same bits everywhere.
 
     A batch of every power of two up to the largest, the largest itself and its neighbours are tried, rows in both
@@ -71,7 +71,7 @@ def _bits(outputs: list[npt.NDArray[Any]]) -> list[bytes]:
     return [values.tobytes() for values in outputs]
 
 
-def _examples(engine: OnnxEngine, signature: Signature, num_rows: int) -> Tensors:
+def _examples(engine: ModelEngine, signature: Signature, num_rows: int) -> Tensors:
     generator = np.random.default_rng(0)
     tensors = {}
     for name, spec in signature.inputs.items():

@@ -23,7 +23,7 @@ from tests.cli.conftest import Invoke
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
 VERBS = (
     *("train", "evaluate", "reproduce", "import", "convert", "models", "export", "predict", "verify", "serve"),
-    *("package", "demo"),
+    *("package", "bench", "demo"),
 )
 
 

@@ -101,8 +101,10 @@ class TestConfiguration:
         [
             ("max_batch: 3", 'no field named "max_batch"'),
             ('name: "other"', "the folder is 'tiny'"),
-            ('backend: "tensorrt"', "the backend is 'tensorrt'"),
-            ('platform: "tensorrt_plan"', "the backend is 'tensorrt_plan'"),
+            ('backend: "pytorch"', "the backend is 'pytorch'"),
+            ('platform: "pytorch_libtorch"', "the backend is 'pytorch_libtorch'"),
+            ('platform: "onnxruntime_onnx" backend: "tensorrt"', "is 'onnxruntime_onnx and tensorrt'"),
+            ('platform: "tensorrt_plan" default_model_filename: "model.onnx"', "model.onnx is for onnxruntime"),
             ("max_batch_size: -1", "must be 0 or more"),
             ('default_model_filename: "../model.onnx"', "without a path"),
             ('default_model_filename: "other.onnx"', "does not exist"),

@@ -8,17 +8,10 @@ from __future__ import annotations
 from typing import Any
 
 from aps_deploy.serving.datatypes import BYTES, config_datatype
-from aps_deploy.serving.engine import OnnxEngine, TensorSpec
-from aps_deploy.serving.model_config import (
-    CERTIFICATE_PARAMETER,
-    ONNX,
-    PLAN,
-    ModelConfig,
-    complete_config,
-    new_config,
-)
+from aps_deploy.serving.engine import FileDescription, TensorSpec
+from aps_deploy.serving.model_config import CERTIFICATE_PARAMETER, ModelConfig, complete_config, new_config
+from aps_deploy.serving.package.plan_description import PlanDescription
 from aps_deploy.serving.package.settings import PackageSettings
-from aps_deploy.serving.plan_engine import PlanEngine
 from aps_deploy.serving.settings import ServeSettings
 
 LABELS_FILE = "labels.txt"
@@ -28,7 +21,7 @@ ENCODED_IMAGE = "IMAGE"
 
 
 def model_config(
-    engine: OnnxEngine | PlanEngine,
+    engine: FileDescription,
     settings: PackageSettings,
     *,
     joins: bool,
@@ -38,7 +31,7 @@ def model_config(
     """Return the configuration of the network itself.
 
     Args:
-        engine: the loaded file.
+        engine: the file.
         settings: how it shall run.
         joins: whether its answers are the same alone and in a batch, so that requests may share one.
         labels_of: the output whose elements are classes with names, if any.
@@ -50,16 +43,15 @@ def model_config(
         instances=settings.instances,
         batch_delay_ms=settings.batch_delay_ms,
     )
-    platform = PLAN if isinstance(engine, PlanEngine) else ONNX
-    config = complete_config(None, settings.model_name, engine, serving, platform)
-    if isinstance(engine, PlanEngine) and config.max_batch_size:
+    config = complete_config(None, settings.model_name, engine, serving)
+    if isinstance(engine, PlanDescription) and config.max_batch_size:
         config.max_batch_size = engine.max_batch
         config.dynamic_batching.preferred_batch_size[:] = engine.best_batches
     for group in config.instance_group:
         # With no kind of its own Triton takes every GPU there is, and the CPU where there is none.
         kinds = {"cpu": group.KIND_CPU, "cuda": group.KIND_GPU, None: group.KIND_AUTO}
         group.kind = kinds["cuda" if settings.needs_gpu else settings.device]
-        if isinstance(engine, PlanEngine) and engine.num_profiles > 1:
+        if isinstance(engine, PlanDescription) and engine.num_profiles > 1:
             group.profile.extend(map(str, range(engine.num_profiles)))  # else Triton takes the first alone
     if not joins:
         config.ClearField("dynamic_batching")

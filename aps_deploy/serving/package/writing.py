@@ -15,13 +15,13 @@ from aps_deploy.files import sha256_of, write_json, write_text
 from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.runtimes.sidecar import sidecar_path
 from aps_deploy.serving.door import check_certificate
-from aps_deploy.serving.engine import OnnxEngine
-from aps_deploy.serving.model_config import CONFIG_NAME, MODEL_FILENAMES, ONNX, PLAN, ModelConfig
+from aps_deploy.serving.engine import FileDescription, OnnxEngine
+from aps_deploy.serving.model_config import CONFIG_NAME, FILE_KINDS, ModelConfig
 from aps_deploy.serving.package.config import LABELS_FILE, WARM_UP_FILE, config_text, model_config
 from aps_deploy.serving.package.contents import check_fits, ensemble_configs, requests_may_join, warm_up_image
 from aps_deploy.serving.package.manifests import COMPOSE_FILE, KSERVE_FILE, compose_file, kserve_manifest, yaml_text
+from aps_deploy.serving.package.plan_description import PlanDescription
 from aps_deploy.serving.package.settings import PackageSettings
-from aps_deploy.serving.plan_engine import PlanEngine
 from aps_deploy.verification.certificate import certificate_path
 
 
@@ -64,9 +64,9 @@ def package(settings: PackageSettings) -> Package:
         check_fits(model, engine, settings)
         notes = [f"{model / CONFIG_NAME} stays as it is, and with it how the model is run"]
         with _new_folder(version) as folder:
-            _write_version(folder, settings)
+            _write_version(folder, settings, engine)
         return Package(repository, (name,), _write_documents(documents, repository), tuple(notes))
-    notes = list(engine.notes) if isinstance(engine, PlanEngine) else []
+    notes = list(engine.notes) if isinstance(engine, PlanDescription) else []
     joins = requests_may_join(engine, settings, notes)
     image = warm_up_image(engine, settings, notes)
     names = engine.metadata.class_names
@@ -90,31 +90,29 @@ def package(settings: PackageSettings) -> Package:
             (folder / "warmup").mkdir()
             (folder / "warmup" / WARM_UP_FILE).write_bytes(image.tobytes())
         (folder / str(settings.version)).mkdir()
-        _write_version(folder / str(settings.version), settings)
+        _write_version(folder / str(settings.version), settings, engine)
     for other, other_config in extra.items():
         with _new_folder(repository / other) as folder:
             _write_extra(folder, other_config, engine, names)
     return Package(repository, (name, *extra), _write_documents(documents, repository), tuple(notes))
 
 
-def _read(settings: PackageSettings) -> OnnxEngine | PlanEngine:
+def _read(settings: PackageSettings) -> OnnxEngine | PlanDescription:
     if settings.is_plan:
-        return PlanEngine(settings.file)
+        return PlanDescription(settings.file)
     return OnnxEngine(settings.file, device="cpu", num_threads=1)
 
 
-def _write_version(folder: Path, settings: PackageSettings) -> None:
+def _write_version(folder: Path, settings: PackageSettings, engine: FileDescription) -> None:
     """Write the file with what proves it: the document of its export and its certificate."""
-    target = folder / MODEL_FILENAMES[PLAN if settings.is_plan else ONNX]
+    target = folder / FILE_KINDS[engine.platform].filename
     shutil.copyfile(settings.file, target)
     for path in (sidecar_path, certificate_path):
         if path(settings.file).is_file():
             shutil.copyfile(path(settings.file), path(target))
 
 
-def _write_extra(
-    folder: Path, config: ModelConfig, engine: OnnxEngine | PlanEngine, names: tuple[str, ...] | None
-) -> None:
+def _write_extra(folder: Path, config: ModelConfig, engine: FileDescription, names: tuple[str, ...] | None) -> None:
     """Write one of the two models around the network: the ensemble, or what prepares its images."""
     write_text(folder / CONFIG_NAME, config_text(config))
     version = folder / "1"

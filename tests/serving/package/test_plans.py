@@ -2,24 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import shutil
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import onnxruntime
 import pytest
 import yaml
 from google.protobuf import text_format
 
 from aps_deploy.errors import InputError
+from aps_deploy.export.engines.engine_export import plan_document
+from aps_deploy.export.engines.source import read_source
 from aps_deploy.files import sha256_of
+from aps_deploy.runtimes import tensorrt_session
+from aps_deploy.runtimes.availability import num_cuda_devices
+from aps_deploy.runtimes.sidecar import sidecar_path
 from aps_deploy.serving.model_config import new_config
 from aps_deploy.serving.package.settings import PackageSettings
 from aps_deploy.serving.package.writing import Package, package
+from tests.export.engines.toys import toy
 from tests.runtimes import graphs
+from tests.runtimes.tensorrt import fake_engine
+from tests.runtimes.tensorrt.fake_cuda import install_fake_cuda
 from tests.serving.package.plans import profile, write_plan
 from tests.serving.package.triton import MISSING, triton
 from tests.serving.proof import certify
-from tests.serving.support import running
+from tests.serving.support import CLIENTS, running, tensor
 
 
 def packaged(file: Path, **changes: Any) -> tuple[Package, Any]:
@@ -92,7 +103,28 @@ def test_a_new_version(tmp_path: Path) -> None:
         package(PackageSettings(onnx, tmp_path / "models", version=3))
 
 
-def test_our_server_says_that_it_does_not_serve_it(tmp_path: Path) -> None:
+def test_our_server_answers_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The engine of the runtimes' tests, which computes in ONNX Runtime, packaged and then loaded."""
+    install_fake_cuda(monkeypatch)
+    monkeypatch.setattr(tensorrt_session, "load_toolkit", lambda *arguments, **named: fake_engine.fake_toolkit())
+    monkeypatch.setattr(fake_engine, "PROFILES", ((1, 3, 4), (6, 8, 8)))
+    file = fake_engine.write_plan(tmp_path / "net.plan", toy())
+    document = json.loads(sidecar_path(file).read_text())
+    source = read_source(graphs.save(toy(), tmp_path / "net.onnx"))
+    document["tensors"] = plan_document(file, file.read_bytes(), document["engine"], source)["tensors"]
+    sidecar_path(file).write_text(json.dumps(document))
+    written, config = packaged(file)
+    images = np.random.default_rng(0).standard_normal((5, 3, 8, 8)).astype(np.float32)
+    with running(written.repository) as server, server.client("http") as client:
+        shown = client.get_model_config("net")
+        assert (shown["max_batch_size"], shown["platform"]) == (config.max_batch_size, config.platform)
+        answer = client.infer("net", [tensor(CLIENTS["http"], "images", images, "FP32")]).as_numpy("logits")
+    peer = onnxruntime.InferenceSession(toy().SerializeToString(), providers=["CPUExecutionProvider"])
+    assert np.array_equal(answer, peer.run(["logits"], {"images": images})[0])
+
+
+@pytest.mark.skipif(num_cuda_devices() > 0, reason="there is a GPU")
+def test_our_server_says_why_it_cannot_serve_it(tmp_path: Path) -> None:
     written, _ = packaged(write_plan(tmp_path / "net.plan", profile(1, 2, 4)))
     shutil.copytree(written.repository / "net", tmp_path / "both" / "net")
     (tmp_path / "both" / "tiny" / "1").mkdir(parents=True)
@@ -100,7 +132,7 @@ def test_our_server_says_that_it_does_not_serve_it(tmp_path: Path) -> None:
     with running(tmp_path / "both") as server:
         index = {entry["name"]: entry for entry in server.json("POST", "/v2/repository/index")[1]}
     assert index["tiny"]["state"] == "READY" and index["net"]["state"] == "UNAVAILABLE"
-    assert "the backend is 'tensorrt'" in index["net"]["reason"]
+    assert "TensorRT" in index["net"]["reason"]
 
 
 @pytest.mark.parametrize(

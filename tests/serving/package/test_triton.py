@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from tritonclient.utils import InferenceServerException
 
+from aps_deploy.bench.load import LoadSettings, measure_load
 from aps_deploy.export import export_checkpoint
 from aps_deploy.images import load_folder
 from aps_deploy.packaged import packaged_images
@@ -103,6 +104,17 @@ def test_what_is_refused(servers: Servers, images: Any, transport: str, case: st
             client.infer(name, [tensor(CLIENTS[transport], "images", values, datatype)], outputs=outputs)
         codes.append(str(caught.value.status()))
     assert codes[0] == codes[1]
+
+
+@pytest.mark.parametrize("transport", ["http", "grpc"])
+def test_the_load_tool_asks_both(servers: Servers, transport: str) -> None:
+    """Requests of several clients share runs, and no answer differs in a bit from the one that an image gets alone."""
+    for server in servers:
+        port = server.where.port if transport == "http" else server.where.grpc_port
+        url = f"{transport}://127.0.0.1:{port}/v2/models/{MODEL}"
+        result = measure_load(LoadSettings(url, concurrencies=(4,), warm_up_s=0.0, window_s=0.3, max_windows=3))
+        result.check()
+        assert result.levels[0].answered > 0 == result.levels[0].refused
 
 
 def test_the_ensemble_takes_encoded_images(servers: Servers) -> None:

@@ -38,7 +38,7 @@ def triton(repository: Path, folder: Path) -> Iterator[Triton]:
     Raises:
         AssertionError: it ends, or is not ready within two minutes; shows its log.
     """
-    http, grpc, metrics = _free_ports(3)
+    http, grpc, metrics = free_ports(3)
     backends = _backends(folder / "backends")
     command = [
         *(str(_site_packages() / "pytriton/tritonserver/bin/tritonserver"), "--backend-directory", str(backends)),
@@ -77,7 +77,8 @@ def _is_ready(port: int) -> bool:
         return False
 
 
-def _free_ports(count: int) -> list[int]:
+def free_ports(count: int) -> list[int]:
+    """Return ports that nobody listens on."""
     with contextlib.ExitStack() as stack:
         listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
         return [int(listener.getsockname()[1]) for listener in listeners]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from benchmarks.timing import interleaved, ratios, spread
+from aps_deploy.bench.timing import interleaved, ratios, spread
 
 
 def test_the_order_turns_and_everything_runs_once_a_round() -> None:

@@ -47,3 +47,11 @@ def spread(values: Sequence[float]) -> dict[str, float]:
         "smallest": min(values),
         "largest": max(values),
     }
+
+
+def percentiles(values: Sequence[float]) -> tuple[float, float, float]:
+    """Return what half, 90 % and 99 % of the values do not exceed."""
+    import numpy as np
+
+    p50, p90, p99 = (float(value) for value in np.percentile(values, [50, 90, 99]))
+    return p50, p90, p99
