@@ -106,6 +106,9 @@ def serve(
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Log answered requests too, not only refused ones.")
     ] = False,
+    page: Annotated[
+        bool, typer.Option("--page/--no-page", help="Whether / is the page on which a picture can be moved.")
+    ] = True,
 ) -> None:
     """Serve models over HTTP and gRPC.
 
@@ -147,6 +150,7 @@ def serve(
         token=read_token(token_file),
         allow_control=allow_control,
         access_log=access_log,
+        page=page,
     )
 
     def ready(where: Addresses) -> None:

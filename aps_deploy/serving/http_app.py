@@ -8,6 +8,8 @@ import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
+import numpy.typing as npt
+
 from aps_deploy import __version__
 from aps_deploy.errors import ApsError
 from aps_deploy.serving.access import Gate
@@ -34,6 +36,9 @@ from aps_deploy.serving.http_messages import (
     json_response,
 )
 from aps_deploy.serving.metrics import CONTENT_TYPE, metrics_page
+from aps_deploy.serving.model import ServedModel
+from aps_deploy.serving.playground.pages import ROUTE, Pages
+from aps_deploy.serving.playground.preparing import description, prepared_request
 from aps_deploy.serving.registry import Registry
 from aps_deploy.serving.request_log import RequestIds, RequestLog
 from aps_deploy.serving.settings import ServeSettings
@@ -67,7 +72,15 @@ class HttpApp:
         self._ids = RequestIds()
         self._log = RequestLog(with_answers=settings.access_log)
         self._num_decoding = 0
+        # Probes carry no token, and are told nothing but yes or no; a browser opens a page without one.
+        self._open_to_all: set[Handler] = {self._live, self._ready}
         model = r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?"
+        pictures = model.replace("v2", "v1", 1)
+        pages: list[tuple[str, str, Handler]] = []
+        if settings.page:
+            page = Pages().answer
+            self._open_to_all.add(page)
+            pages.append(("GET", ROUTE, page))
         self._routes: list[tuple[str, re.Pattern[str], Handler]] = [
             (method, re.compile(path), handler)
             for method, path, handler in (
@@ -84,6 +97,9 @@ class HttpApp:
                 ("POST", r"/v2/repository/index", self._index),
                 ("POST", r"/v2/repository/models/(?P<name>[^/]+)/(?P<change>load|unload)", self._change),
                 ("GET", r"/metrics", self._metrics),
+                ("GET", pictures, self._description),
+                ("POST", rf"{pictures}/prepare", self._prepare),
+                *pages,
             )
         ]
 
@@ -123,8 +139,7 @@ class HttpApp:
             if method != request.method:
                 allowed.append(method)
                 continue
-            # Probes carry no token, and are told nothing but yes or no.
-            if handler not in (self._live, self._ready):
+            if handler not in self._open_to_all:
                 self._gate.check(request.header(b"authorization"))
             return await handler(request, **match.groupdict())
         if allowed:
@@ -144,15 +159,26 @@ class HttpApp:
         top_k = _positive(request.query("top_k") or "5", "top_k")
         data = await self._body(request)
         model = self._registry.find(self._only_model() if name is None else name)
+        tensors = await self._image_tensors(model, data)
+        outputs = await request.wait_for(model.submit(tensors, arrived_ns=request.arrived_ns))
+        return json_response(classification(model, outputs, top_k=top_k))
+
+    async def _prepare(self, request: Request, name: str, version: str | None) -> Response:
+        data = await self._body(request)
+        model = self._registry.find(name, version or "")
+        return prepared_request(await self._image_tensors(model, data), model)
+
+    async def _description(self, request: Request, name: str, version: str | None) -> Response:
+        return json_response(description(self._registry.find(name, version or "")))
+
+    async def _image_tensors(self, model: ServedModel, data: bytes) -> dict[str, npt.NDArray[Any]]:
         if self._num_decoding >= self._settings.max_queue:
             raise UnavailableError(f"{self._num_decoding} images wait to be decoded; try again later.")
         self._num_decoding += 1
         try:
-            tensors = await asyncio.to_thread(image_tensors, model, data, self._settings.max_image_pixels)
+            return await asyncio.to_thread(image_tensors, model, data, self._settings.max_image_pixels)
         finally:
             self._num_decoding -= 1
-        outputs = await request.wait_for(model.submit(tensors, arrived_ns=request.arrived_ns))
-        return json_response(classification(model, outputs, top_k=top_k))
 
     def _only_model(self) -> str:
         names = sorted({model.name for model in self._registry.models()})

@@ -48,6 +48,7 @@ class ServeSettings:
         token: what clients must send as ``Authorization: Bearer TOKEN``; None lets everybody in.
         allow_control: whether clients may load and unload models.
         access_log: whether answered requests are logged, not only refused and failed ones.
+        page: whether ``GET /`` is the page on which a picture can be moved.
     """
 
     target: Path
@@ -80,6 +81,7 @@ class ServeSettings:
     token: str | None = dataclasses.field(default=None, repr=False)
     allow_control: bool = False
     access_log: bool = False
+    page: bool = True
 
     def __post_init__(self) -> None:
         for name in ("instances", "max_batch", "max_queue", "max_elements", "max_connections"):
