@@ -84,7 +84,11 @@ def _samples() -> dict[str, tuple[bytes, bytes]]:
     pictures = {name: folder / f"{name}.jpg" for name in SAMPLES}
     listed = {
         "samples": [
-            {"address": f"playground/samples/{name}.jpg", "title": name.partition("/")[0], "wavers": place < NUM_WAVERING}
+            {
+                "address": f"playground/samples/{name}.jpg",
+                "title": name.partition("/")[0],
+                "wavers": place < NUM_WAVERING,
+            }
             for place, name in enumerate(SAMPLES)
         ]
     }

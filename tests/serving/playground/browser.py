@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-PATIENCE_S = 60.0
+PATIENCE_S = 30.0
 NAMES = ("chromium", "chromium-browser", "google-chrome")
 
 # The browser reads from descriptor 3 and writes to 4; what is there already moves out of their way first.
@@ -128,7 +128,9 @@ class Page:
 
     def drag(self, start: tuple[float, float], end: tuple[float, float], *, num_steps: int = 4) -> None:
         """Press the mouse at a point of the window, move it to another, and let go."""
-        self.command("Input.dispatchMouseEvent", type="mousePressed", x=start[0], y=start[1], button="left", clickCount=1)
+        self.command(
+            "Input.dispatchMouseEvent", type="mousePressed", x=start[0], y=start[1], button="left", clickCount=1
+        )
         for step in range(1, num_steps + 1):
             x, y = (one + (other - one) * step / num_steps for one, other in zip(start, end, strict=True))
             self.command("Input.dispatchMouseEvent", type="mouseMoved", x=x, y=y, button="left", buttons=1)

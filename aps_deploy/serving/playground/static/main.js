@@ -114,6 +114,8 @@ async function take(picture) {
   part("picture-name").textContent = picture.title;
   changes.clear();
   isAskedAgain = false;
+  part("said").textContent = "";
+  part("cards").setAttribute("aria-busy", "true");
   await Promise.all(rows.map((row) => prepare(row, picture, signal)));
   signal.throwIfAborted();
   const largest = asked().reduce((most, { subject }) => Math.max(most, subject.size.width), 0);
@@ -125,6 +127,9 @@ async function take(picture) {
     warn("None of the models takes this picture; their cards say why.");
   }
   await ask();
+  if (!signal.aborted) {
+    part("cards").setAttribute("aria-busy", "false");
+  }
 }
 
 async function prepare({ subject, card, strip }, picture, signal) {
