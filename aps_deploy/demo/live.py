@@ -28,11 +28,11 @@ def write_repository(folder: Path, files: Mapping[str, Path]) -> None:
 
 def serve_command(repository: Path) -> str:
     """Return the command that serves a repository, as it can be typed in the folder where this process runs."""
-    program = (
-        [sys.argv[0]] if Path(sys.argv[0]).name == "aps-deploy" else [_short(sys.executable), "-m", "aps_deploy.cli"]
-    )
-    if shutil.which(Path(program[0]).name) == program[0]:
-        program[0] = Path(program[0]).name
+    name = "aps-deploy"
+    if Path(sys.argv[0]).name != name:
+        program = [_short(sys.executable), "-m", "aps_deploy.cli"]
+    else:
+        program = [name if shutil.which(name) == sys.argv[0] else _short(sys.argv[0])]
     return shlex.join([*program, "serve", _short(repository)])
 
 

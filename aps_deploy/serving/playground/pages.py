@@ -20,8 +20,8 @@ SAMPLES = (
     *("truck/0856", "dog/0768", "deer/0085", "cat/0751", "bird/0045", "horse/0366", "airplane/0147"),
     *("automobile/0088", "frog/0005", "ship/0029"),
 )
-"""Packaged pictures that the page offers, which both packaged networks get right where they stand. On the first seven the
-strided network's answer changes with the shift, as on 45 of the 256; the others are the first of their classes."""
+"""Packaged pictures that the page offers, which both packaged networks get right where they stand. On the first seven
+the strided network's answer changes with the shift, as on 45 of the 256; the others are the first of their classes."""
 
 NUM_WAVERING = 7
 """How many of the samples are there because the strided network wavers on them."""
@@ -82,17 +82,11 @@ def _static_files() -> dict[str, tuple[bytes, bytes]]:
 def _samples() -> dict[str, tuple[bytes, bytes]]:
     folder = packaged_images()["cifar10"]
     pictures = {name: folder / f"{name}.jpg" for name in SAMPLES}
-    listed = {
-        "samples": [
-            {
-                "address": f"playground/samples/{name}.jpg",
-                "title": name.partition("/")[0],
-                "wavers": place < NUM_WAVERING,
-            }
-            for place, name in enumerate(SAMPLES)
-        ]
-    }
+    listed = [
+        {"address": f"playground/samples/{name}.jpg", "title": name.partition("/")[0], "wavers": place < NUM_WAVERING}
+        for place, name in enumerate(SAMPLES)
+    ]
     return {
-        "/playground/samples.json": (json.dumps(listed).encode(), b"application/json"),
+        "/playground/samples.json": (json.dumps({"samples": listed}).encode(), b"application/json"),
         **{f"/playground/samples/{name}.jpg": (path.read_bytes(), b"image/jpeg") for name, path in pictures.items()},
     }

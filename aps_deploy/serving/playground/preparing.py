@@ -1,7 +1,7 @@
 """What the page must know of a model, and a picture as the model takes it.
 
-The page shifts what it gets here, the network's input, as `aps-deploy verify` does: a shift of the encoded picture would
-be resized and cropped again, and be no circular shift of the input any more.
+The page shifts what it gets here, the network's input, as `aps-deploy verify` does: a shifted picture would be resized
+and cropped again, and be no circular shift of the input any more.
 """
 
 from __future__ import annotations
