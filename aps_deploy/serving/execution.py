@@ -43,6 +43,7 @@ class Work:
         arrived_ns: when it came, by the monotonic clock.
         deadline_ns: when it expires; None for never.
         is_background: whether it stands behind every other request, and is in no count of requests.
+        observer: told of the run that computed it; None where nobody asked.
     """
 
     tensors: Tensors
@@ -52,6 +53,7 @@ class Work:
     arrived_ns: int
     deadline_ns: int | None = None
     is_background: bool = False
+    observer: RunObserver | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +76,10 @@ class Execution:
     def num_rows(self) -> int:
         """Images in the run."""
         return sum(work.num_rows for work in self.works)
+
+
+RunObserver = Callable[[Execution], None]
+"""Is told of a run when it is over, on the event loop's thread."""
 
 
 def execute(engine: Engine, works: Sequence[Work]) -> list[Execution]:

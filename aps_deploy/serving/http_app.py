@@ -42,6 +42,7 @@ from aps_deploy.serving.playground.preparing import description, prepared_reques
 from aps_deploy.serving.registry import Registry
 from aps_deploy.serving.request_log import RequestIds, RequestLog
 from aps_deploy.serving.settings import ServeSettings
+from aps_deploy.serving.tracing import Tracing, run_observer
 
 SERVER_NAME = "aps-deploy"
 EXTENSIONS = ("classification", "model_repository", "model_configuration", "binary_tensor_data", "statistics")
@@ -63,11 +64,13 @@ class HttpApp:
     Args:
         registry: the models.
         settings: the server's.
+        tracing: where the spans of requests go; None where they are not traced.
     """
 
-    def __init__(self, registry: Registry, settings: ServeSettings) -> None:
+    def __init__(self, registry: Registry, settings: ServeSettings, tracing: Tracing | None = None) -> None:
         self._registry = registry
         self._settings = settings
+        self._tracing = tracing
         self._gate = Gate(settings.token)
         self._ids = RequestIds()
         self._log = RequestLog(with_answers=settings.access_log)
@@ -118,7 +121,7 @@ class HttpApp:
                 raise refusal
             response = await self._answer(request)
         except ClientGoneError:
-            self._log.finished(request.request_id, what, _CLIENT_CLOSED_REQUEST, started_ns, "the client left")
+            self._finished(request, what, _CLIENT_CLOSED_REQUEST, "the client left")
             return
         except ApsError as refusal:
             told = serving_error_of(refusal)
@@ -128,7 +131,28 @@ class HttpApp:
             error = self._log.broken(request.request_id, what)
             response = error_response(ServingError(error))
         await response.send(send, request, closes=closes)
-        self._log.finished(request.request_id, what, response.status, started_ns, error)
+        self._finished(request, what, response.status, error)
+
+    def _finished(self, request: Request, what: str, status: int, error: str | None) -> None:
+        trace_id = None
+        if request.span is not None:
+            request.span.end({"http.response.status_code": status}, error, is_fault=status >= 500)
+            trace_id = request.span.trace_id
+        self._log.finished(request.request_id, what, status, request.arrived_ns, error, trace_id)
+
+    def _trace(self, request: Request, route: str, model: str) -> None:
+        """Begin the span of a request, where requests are traced."""
+        if self._tracing is None:
+            return
+        attributes = {
+            "http.request.method": request.method,
+            "http.route": route,
+            "url.path": request.path,
+            "aps.model": model,
+            "aps.request_id": request.request_id,
+        }
+        name = f"{request.method} {route}"
+        request.span = self._tracing.begin(name, request.headers, attributes, request.arrived_ns)
 
     async def _answer(self, request: Request) -> Response:
         allowed = []
@@ -147,20 +171,25 @@ class HttpApp:
         raise NotFoundError(f"there is no {request.method} {request.path}.")
 
     async def _infer(self, request: Request, name: str, version: str | None) -> Response:
+        self._trace(request, "/v2/models/{model}/infer", name)
         body = await self._body(request)
         model = self._registry.find(name, version or "")
         parsed = parse_inference(model, body, request.header(HEADER_LENGTH), self._settings.max_elements)
         deadline = None if parsed.timeout_ns is None else request.arrived_ns + parsed.timeout_ns
-        answer = model.submit(parsed.tensors, deadline_ns=deadline, arrived_ns=request.arrived_ns)
+        answer = model.submit(
+            parsed.tensors, deadline_ns=deadline, arrived_ns=request.arrived_ns, observer=run_observer()
+        )
         outputs = await request.wait_for(answer)
         return inference_response(model, parsed, model.select_outputs(outputs, parsed.outputs))
 
     async def _classify(self, request: Request, name: str | None) -> Response:
+        self._trace(request, "/v1/models/{model}/classify", name or "")
         top_k = _positive(request.query("top_k") or "5", "top_k")
         data = await self._body(request)
         model = self._registry.find(self._only_model() if name is None else name)
         tensors = await self._image_tensors(model, data)
-        outputs = await request.wait_for(model.submit(tensors, arrived_ns=request.arrived_ns))
+        answer = model.submit(tensors, arrived_ns=request.arrived_ns, observer=run_observer())
+        outputs = await request.wait_for(answer)
         return json_response(classification(model, outputs, top_k=top_k))
 
     async def _prepare(self, request: Request, name: str, version: str | None) -> Response:

@@ -17,7 +17,7 @@ from aps_deploy.serving.canary_record import CanaryRecord
 from aps_deploy.serving.door import check_certificate
 from aps_deploy.serving.engine import OnnxEngine
 from aps_deploy.serving.errors import InvalidRequestError
-from aps_deploy.serving.execution import Outputs
+from aps_deploy.serving.execution import Outputs, RunObserver
 from aps_deploy.serving.model_config import (
     ModelConfig,
     batch_policy,
@@ -156,6 +156,7 @@ class ServedModel:
         deadline_ns: int | None = None,
         arrived_ns: int | None = None,
         is_background: bool = False,
+        observer: RunObserver | None = None,
     ) -> asyncio.Future[Outputs]:
         """Check one request's tensors, queue it and return the future of its outputs; see `Batcher.submit`.
 
@@ -168,7 +169,12 @@ class ServedModel:
             self.engine.check_image_size(spec, tensors[name].shape)
         ordered = {name: tensors[name] for name in self.signature.inputs}
         return self.batcher.submit(
-            ordered, num_rows, deadline_ns=deadline_ns, arrived_ns=arrived_ns, is_background=is_background
+            ordered,
+            num_rows,
+            deadline_ns=deadline_ns,
+            arrived_ns=arrived_ns,
+            is_background=is_background,
+            observer=observer,
         )
 
     def check_outputs(self, requested: Sequence[RequestedOutput]) -> None:

@@ -26,6 +26,7 @@ from aps_deploy.serving.registry import Registry
 from aps_deploy.serving.repository import Repository
 from aps_deploy.serving.settings import ServeSettings
 from aps_deploy.serving.tls import check_key_pair, grpc_credentials
+from aps_deploy.serving.tracing import Tracing, traced
 
 logger = logging.getLogger(__name__)
 
@@ -148,8 +149,9 @@ async def serve(settings: ServeSettings, *, started: Callable[[Addresses, Stoppi
     stopping = Stopping()
     with _bound(settings.host, settings.port) as listener:
         async with (
-            _grpc_server(registry, settings, stopping) as grpc_port,
-            _http_server(registry, settings, listener, stopping),
+            traced(settings.traces) as tracing,
+            _grpc_server(registry, settings, stopping, tracing) as grpc_port,
+            _http_server(registry, settings, listener, stopping, tracing),
         ):
             where = Addresses(settings.host, listener.getsockname()[1], grpc_port, settings.tls_cert is not None)
             await _load(registry)
@@ -201,7 +203,11 @@ def _bound(host: str, port: int, option: str = "--port") -> socket.socket:
 
 @contextlib.asynccontextmanager
 async def _http_server(
-    registry: Registry, settings: ServeSettings, listener: socket.socket, stopping: Stopping
+    registry: Registry,
+    settings: ServeSettings,
+    listener: socket.socket,
+    stopping: Stopping,
+    tracing: Tracing | None,
 ) -> AsyncIterator[None]:
     """Serve HTTP on a bound socket; at the end answer what was accepted, and close."""
     import uvicorn
@@ -224,7 +230,7 @@ async def _http_server(
         settings.max_connections, settings.max_header_bytes, settings.header_timeout_s, settings.body_timeout_s
     )
     config = uvicorn.Config(
-        HttpApp(registry, settings),
+        HttpApp(registry, settings, tracing),
         http=protocol_class(limits),
         ws="none",
         lifespan="off",
@@ -253,7 +259,9 @@ async def _http_server(
 
 
 @contextlib.asynccontextmanager
-async def _grpc_server(registry: Registry, settings: ServeSettings, stopping: Stopping) -> AsyncIterator[int | None]:
+async def _grpc_server(
+    registry: Registry, settings: ServeSettings, stopping: Stopping, tracing: Tracing | None
+) -> AsyncIterator[int | None]:
     """Serve gRPC and yield its port; at the end answer what was accepted, and close."""
     if settings.grpc_port is None:
         yield None
@@ -274,7 +282,7 @@ async def _grpc_server(registry: Registry, settings: ServeSettings, stopping: St
         ("grpc.keepalive_timeout_ms", round(1000 * settings.body_timeout_s)),
     ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=settings.max_connections)
-    server.add_generic_rpc_handlers((GrpcService(registry, settings).handler(),))
+    server.add_generic_rpc_handlers((GrpcService(registry, settings, tracing).handler(),))
     # gRPC would say less, and on standard error, of a port that cannot be had.
     _bound(settings.host, settings.grpc_port, "--grpc-port").close()
     address = f"{_bracketed(settings.host)}:{settings.grpc_port}"
