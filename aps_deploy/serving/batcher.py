@@ -120,6 +120,7 @@ class Batcher:
     async def close(self) -> None:
         """Refuse what comes, answer what is there, and end the workers."""
         self._is_closed = True
+        self._dispatch()  # nobody else will come: a request that waits for company need not
         await self.drain()
         for worker in self._workers:
             worker.stop()

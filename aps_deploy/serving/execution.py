@@ -20,6 +20,9 @@ from aps_deploy.serving.statistics import Durations
 
 logger = logging.getLogger(__name__)
 
+WORKER = "worker "
+"""How the names of the threads that run models begin."""
+
 Outputs = list[npt.NDArray[Any]]
 
 
@@ -127,7 +130,7 @@ class Worker:
     Args:
         engine: what runs them.
         deliver: called on the event loop's thread with the worker and what became of a batch.
-        name: the thread's name.
+        name: what the thread's name ends with.
     """
 
     def __init__(self, engine: Engine, deliver: Callable[[Worker, list[Execution]], None], name: str) -> None:
@@ -136,7 +139,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._inbox: queue.SimpleQueue[Sequence[Work] | None] = queue.SimpleQueue()
         # A daemon, so that a run that never ends cannot keep the process from ending.
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"{WORKER}{name}", daemon=True)
         self._thread.start()
 
     def start(self, works: Sequence[Work]) -> None:
