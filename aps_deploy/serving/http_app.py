@@ -165,6 +165,8 @@ class HttpApp:
                 continue
             if handler not in self._open_to_all:
                 self._gate.check(request.header(b"authorization"))
+            if method == "POST":
+                refuse_other_sites(request)
             return await handler(request, **match.groupdict())
         if allowed:
             raise MethodNotAllowedError(f"{request.path} takes {' or '.join(allowed)}, not {request.method}.")
@@ -263,6 +265,19 @@ class HttpApp:
 
     async def _body(self, request: Request) -> bytes:
         return await request.body(self._settings.max_body_bytes, self._settings.body_timeout_s)
+
+
+def refuse_other_sites(request: Request) -> None:
+    """Do nothing where a request does not come from another site's page.
+
+    Browsers let any page send requests to a server on the visitor's own machine, and say so in this header; the page
+    cannot read the answer, but a model would be unloaded all the same.
+
+    Raises:
+        ForbiddenError: it does.
+    """
+    if request.header(b"sec-fetch-site") in (b"cross-site", b"same-site"):
+        raise ForbiddenError("this server answers no requests from the pages of other sites.")
 
 
 def check_control(settings: ServeSettings, parameters: Iterable[str]) -> None:

@@ -154,12 +154,12 @@ async def serve(settings: ServeSettings, *, started: Callable[[Addresses, Stoppi
             _http_server(registry, settings, listener, stopping, tracing),
         ):
             where = Addresses(settings.host, listener.getsockname()[1], grpc_port, settings.tls_cert is not None)
-            await _load(registry)
-            _announce(where, settings)
-            if started is not None:
-                started(where, stopping)
-            async with watched(registry, settings, picture):
-                await stopping.wait()
+            if await _loaded(registry, stopping):
+                _announce(where, settings)
+                if started is not None:
+                    started(where, stopping)
+                async with watched(registry, settings, picture):
+                    await stopping.wait()
             registry.is_draining = True
             logger.info("stopping: not ready any more, accepted requests are answered")
             if stopping.with_delay:
@@ -176,6 +176,20 @@ def _announce(where: Addresses, settings: ServeSettings) -> None:
         logger.warning("anybody who reaches %s may use the models: there is no token", where.host)
     elif where.host not in _LOCAL_HOSTS and not where.has_tls:
         logger.warning("tokens and images go to %s in the clear: there is no TLS, unless in front of it", where.host)
+
+
+async def _loaded(registry: Registry, stopping: Stopping) -> bool:
+    """Load all models; return whether that came before the wish to stop, which leaves out those not begun yet."""
+    loading, asked = asyncio.create_task(_load(registry)), asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait((loading, asked), return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            loading.result()
+        return not stopping.is_asked
+    finally:
+        for task in (loading, asked):
+            task.cancel()
+        await asyncio.gather(loading, asked, return_exceptions=True)
 
 
 async def _load(registry: Registry) -> None:
