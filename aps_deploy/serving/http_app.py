@@ -79,32 +79,28 @@ class HttpApp:
         self._open_to_all: set[Handler] = {self._live, self._ready}
         model = r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?"
         pictures = model.replace("v2", "v1", 1)
-        pages: list[tuple[str, str, Handler]] = []
+        routes: list[tuple[str, str, Handler]] = [
+            ("POST", rf"{model}/infer", self._infer),
+            ("POST", r"/v1(?:/models/(?P<name>[^/]+))?/classify", self._classify),
+            ("GET", r"/v2/health/live", self._live),
+            ("GET", r"/v2/health/ready", self._ready),
+            ("GET", r"/v2/?", self._server_metadata),
+            ("GET", r"/v2/models/stats", self._all_statistics),
+            ("GET", rf"{model}/ready", self._model_ready),
+            ("GET", rf"{model}/config", self._model_config),
+            ("GET", rf"{model}/stats", self._model_statistics),
+            ("GET", model, self._model_metadata),
+            ("POST", r"/v2/repository/index", self._index),
+            ("POST", r"/v2/repository/models/(?P<name>[^/]+)/(?P<change>load|unload)", self._change),
+            ("GET", r"/metrics", self._metrics),
+            ("GET", pictures, self._description),
+            ("POST", rf"{pictures}/prepare", self._prepare),
+        ]
         if settings.page:
             page = Pages().answer
             self._open_to_all.add(page)
-            pages.append(("GET", ROUTE, page))
-        self._routes: list[tuple[str, re.Pattern[str], Handler]] = [
-            (method, re.compile(path), handler)
-            for method, path, handler in (
-                ("POST", rf"{model}/infer", self._infer),
-                ("POST", r"/v1(?:/models/(?P<name>[^/]+))?/classify", self._classify),
-                ("GET", r"/v2/health/live", self._live),
-                ("GET", r"/v2/health/ready", self._ready),
-                ("GET", r"/v2/?", self._server_metadata),
-                ("GET", r"/v2/models/stats", self._all_statistics),
-                ("GET", rf"{model}/ready", self._model_ready),
-                ("GET", rf"{model}/config", self._model_config),
-                ("GET", rf"{model}/stats", self._model_statistics),
-                ("GET", model, self._model_metadata),
-                ("POST", r"/v2/repository/index", self._index),
-                ("POST", r"/v2/repository/models/(?P<name>[^/]+)/(?P<change>load|unload)", self._change),
-                ("GET", r"/metrics", self._metrics),
-                ("GET", pictures, self._description),
-                ("POST", rf"{pictures}/prepare", self._prepare),
-                *pages,
-            )
-        ]
+            routes.append(("GET", ROUTE, page))
+        self._routes = [(method, re.compile(path), handler) for method, path, handler in routes]
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""

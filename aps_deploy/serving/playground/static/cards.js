@@ -1,7 +1,9 @@
 // What a model says now, and what came of all shifts so far: one card each.
 
+import { nearest } from "./shifts.js";
 import { modulo } from "./tensors.js";
 
+const LARGEST_MAP = 64;
 const COLOURS = ["--untried", "--same", "--changed", "--ink"];
 
 /** Returns an element with its classes, text and children. */
@@ -102,7 +104,8 @@ export class Card {
       element("div", {}, element("dt", { text: "answer changed" }), changed),
       element("div", {}, element("dt", { text: "scores bit-identical" }), bits),
     );
-    const caption = element("figcaption", { text: "one point per shift" });
+    const isWhole = Math.max(subject.size.width, subject.size.height) <= LARGEST_MAP;
+    const caption = element("figcaption", { text: isWhole ? "one point per shift" : `shifts to ${LARGEST_MAP / 2} px` });
     return element("div", { classes: "evidence" }, element("figure", {}, this.map, caption), list);
   }
 
@@ -120,7 +123,7 @@ export class Card {
     return element("p", { classes: `promise ${state}`, text: `${verdict}: ${what}${where}.` });
   }
 
-  /** Draws the map of all shifts, the unshifted picture in the middle; anew, or only what changed since. */
+  /** Draws the map of the shifts, the unshifted picture in the middle; anew, or only what changed since. */
   drawMap(isAnew = false) {
     const { subject, map } = this;
     const { width, height } = subject.size;
@@ -128,17 +131,19 @@ export class Card {
     const context = map.getContext("2d");
     const style = getComputedStyle(document.documentElement);
     const [untried, same, changed, ink] = COLOURS.map((name) => style.getPropertyValue(name));
+    const [across, along] = [Math.min(width, LARGEST_MAP), Math.min(height, LARGEST_MAP)];
     const paint = (place, colour) => {
-      const right = modulo((place % width) + Math.floor(width / 2), width);
-      const down = modulo(Math.floor(place / width) + Math.floor(height / 2), height);
+      const right = nearest(place % width, width) + Math.floor(across / 2);
+      const down = nearest(Math.floor(place / width), height) + Math.floor(along / 2);
       context.fillStyle = colour;
-      context.fillRect(right, down, 1, 1);
+      // The farthest shift to the right is the farthest to the left, too.
+      context.fillRect(across === width ? modulo(right, width) : right, along === height ? modulo(down, height) : down, 1, 1);
     };
     const colourOf = (place) => (subject.answers.get(place)?.isChanged ? changed : same);
     if (isAnew || this.mapped !== subject.tensor) {
-      [map.width, map.height] = [width, height];
+      [map.width, map.height] = [across, along];
       context.fillStyle = untried;
-      context.fillRect(0, 0, width, height);
+      context.fillRect(0, 0, across, along);
       subject.answers.forEach((_, place) => paint(place, colourOf(place)));
       this.mapped = subject.tensor;
       paint(0, same);
@@ -147,7 +152,7 @@ export class Card {
     }
     paint(here, ink);
     this.last = here;
-    const words = `Map of all shifts: ${subject.numChanged} of ${subject.answers.size} tried ones changed the answer.`;
+    const words = `Map of the shifts: ${subject.numChanged} of ${subject.answers.size} tried ones changed the answer.`;
     map.setAttribute("aria-label", words);
     map.title = words;
   }
