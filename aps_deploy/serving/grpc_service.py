@@ -35,7 +35,7 @@ _MAX_STREAMED = 64
 _FAULTS = ("INTERNAL", "UNAVAILABLE", "UNIMPLEMENTED", "DEADLINE_EXCEEDED")
 """Statuses that OpenTelemetry's conventions count as the server's fault; see its page on gRPC spans."""
 
-Method = Callable[[Message, Any], Awaitable[Message]]
+Method = Callable[..., Awaitable[Message]]
 
 
 class GrpcService:
@@ -124,7 +124,8 @@ class GrpcService:
             try:
                 if needs_token:
                     self._gate.check(metadata.get("authorization"))
-                response = await method(await self._read(name, pieces), context)
+                message = await self._read(name, pieces)
+                response = await (method(message, context) if span is None else method(message, context, span))
             except asyncio.CancelledError:
                 self._finished(span, request_id, name, "CANCELLED", started_ns, "the client left")
                 raise
@@ -202,7 +203,7 @@ class GrpcService:
         await self._registry.unload(request.model_name)
         return self._messages.RepositoryModelUnloadResponse()
 
-    async def _model_infer(self, request: Message, context: Any) -> Message:
+    async def _model_infer(self, request: Message, context: Any, span: RequestSpan | None = None) -> Message:
         arrived_ns = time.monotonic_ns()
         model = self._registry.find(request.model_name, request.model_version)
         tensors = request_tensors(model, request, self._settings.max_elements)
@@ -210,7 +211,9 @@ class GrpcService:
         model.check_outputs(requested)
         deadline_ns = request_deadline_ns(request, arrived_ns, context.time_remaining())
         # gRPC cancels this call when the client leaves, and with it the future: the request is dropped.
-        outputs = await model.submit(tensors, deadline_ns=deadline_ns, arrived_ns=arrived_ns, observer=run_observer())
+        outputs = await model.submit(
+            tensors, deadline_ns=deadline_ns, arrived_ns=arrived_ns, observer=run_observer(span)
+        )
         response = self._messages.ModelInferResponse()
         return fill_response(response, model, request.id, model.select_outputs(outputs, requested))
 
@@ -246,7 +249,7 @@ class GrpcService:
         error, status = None, "OK"
         span = self._traced("ModelStreamInfer", dict(context.invocation_metadata()), request_id, started_ns)
         try:
-            response.infer_response.CopyFrom(await self._model_infer(request, context))
+            response.infer_response.CopyFrom(await self._model_infer(request, context, span))
         except ApsError as refusal:
             told = serving_error_of(refusal)
             error, status = str(told), told.grpc_status

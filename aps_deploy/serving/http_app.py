@@ -175,7 +175,7 @@ class HttpApp:
         parsed = parse_inference(model, body, request.header(HEADER_LENGTH), self._settings.max_elements)
         deadline = None if parsed.timeout_ns is None else request.arrived_ns + parsed.timeout_ns
         answer = model.submit(
-            parsed.tensors, deadline_ns=deadline, arrived_ns=request.arrived_ns, observer=run_observer()
+            parsed.tensors, deadline_ns=deadline, arrived_ns=request.arrived_ns, observer=run_observer(request.span)
         )
         outputs = await request.wait_for(answer)
         return inference_response(model, parsed, model.select_outputs(outputs, parsed.outputs))
@@ -186,7 +186,7 @@ class HttpApp:
         data = await self._body(request)
         model = self._registry.find(self._only_model() if name is None else name)
         tensors = await self._image_tensors(model, data)
-        answer = model.submit(tensors, arrived_ns=request.arrived_ns, observer=run_observer())
+        answer = model.submit(tensors, arrived_ns=request.arrived_ns, observer=run_observer(request.span))
         outputs = await request.wait_for(answer)
         return json_response(classification(model, outputs, top_k=top_k))
 

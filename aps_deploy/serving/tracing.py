@@ -15,7 +15,6 @@ import os
 import threading
 import time
 from collections.abc import AsyncIterator, Mapping
-from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
 from aps_deploy import __version__
@@ -36,8 +35,6 @@ _PROTOCOL = "http/protobuf"
 
 _FLUSH_S = 5.0
 """How long the last spans may take to reach the collector when the server stops."""
-
-_current: ContextVar[RequestSpan | None] = ContextVar("request span", default=None)
 
 
 class RequestSpan:
@@ -118,7 +115,7 @@ class Tracing:
     def begin(
         self, name: str, headers: Mapping[str, str], attributes: Mapping[str, str], arrived_ns: int
     ) -> RequestSpan:
-        """Begin the span of the request that the running task answers.
+        """Begin the span of a request.
 
         Args:
             name: the route, without what differs between requests.
@@ -137,18 +134,15 @@ class Tracing:
             attributes=dict(attributes),
             start_time=offset_ns + arrived_ns,
         )
-        begun = RequestSpan(span, self._tracer, offset_ns)
-        _current.set(begun)
-        return begun
+        return RequestSpan(span, self._tracer, offset_ns)
 
     def close(self) -> None:
         """Send what is left; takes seconds where the collector does not answer."""
         self._provider.shutdown()
 
 
-def run_observer() -> RunObserver | None:
-    """Return what writes down the run of the request that the running task answers; None where it is not traced."""
-    span = _current.get()
+def run_observer(span: RequestSpan | None) -> RunObserver | None:
+    """Return what writes down the run of a request that is queued now; None where it is not traced."""
     return None if span is None else span.observer()
 
 
