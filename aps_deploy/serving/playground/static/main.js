@@ -138,7 +138,7 @@ async function prepare({ subject, card, strip }, picture, signal) {
     try {
       await subject.take(server, picture.bytes, signal);
     } catch (error) {
-      if (error.name === "AbortError" || error.status === 401) {
+      if (signal.aborted || error.status === 401) {
         throw error;
       }
       subject.problem = error.message;

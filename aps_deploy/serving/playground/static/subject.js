@@ -48,12 +48,17 @@ export class Subject {
   async take(server, picture, signal) {
     this.forget();
     this.problem = "";
-    this.description = await server.describe(this);
-    if (this.description.preprocessing === null) {
+    const description = await server.describe(this);
+    signal.throwIfAborted();
+    this.description = description;
+    if (description.preprocessing === null) {
       throw new Error("its file does not say how pictures are prepared, so it cannot be tried here.");
     }
-    this.tensor = await server.prepare(this, picture, signal);
-    this.picture = await createImageBitmap(pictureOf(this.tensor, this.description.preprocessing));
+    const tensor = await server.prepare(this, picture, signal);
+    const shown = await createImageBitmap(pictureOf(tensor, description.preprocessing));
+    signal.throwIfAborted();
+    this.tensor = tensor;
+    this.picture = shown;
   }
 
   /** Asks for the answer to the picture shifted by whole pixels of this model's input, and remembers it. */
@@ -62,6 +67,7 @@ export class Subject {
       await this.ask(server, { right: 0, down: 0 }, signal);
     }
     const scores = await server.infer(this, roll(this.tensor, shift), this.description.scores, signal);
+    signal.throwIfAborted(); // meanwhile another picture was taken
     const answer = this.#read(scores, shift);
     this.answer = answer;
     this.#remember(answer);
