@@ -70,6 +70,7 @@ def test_the_extra_is_not_installed(
         (("--port", "65536"), "--port is 65536; accepted: 0 to 65535"),
         (("--port", "9000", "--grpc-port", "9000"), "both 9000"),
         (("--token-file", "no-such-file"), "the token file no-such-file cannot be read"),
+        (("--token", "sesame"), "--token"),  # every user of the machine could read it
         (("--canary", "0"), "--canary is 0.0; accepted: a number of seconds, more than 0"),
         (("--canary-unready",), "--canary-unready is for --canary SECONDS"),
         (("--canary-image", "photo.jpg"), "--canary-image is for --canary SECONDS"),
