@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
@@ -12,7 +13,7 @@ import numpy.typing as npt
 
 from aps_deploy import __version__
 from aps_deploy.errors import ApsError
-from aps_deploy.serving.access import Gate
+from aps_deploy.serving.access import Gate, refuse_other_sites
 from aps_deploy.serving.classify import classification, image_tensors
 from aps_deploy.serving.connections import REFUSAL
 from aps_deploy.serving.errors import (
@@ -75,6 +76,8 @@ class HttpApp:
         self._ids = RequestIds()
         self._log = RequestLog(with_answers=settings.access_log)
         self._num_decoding = 0
+        # A decoded image is much larger than its file: no more of them at once than cores to work on them.
+        self._decoders = asyncio.Semaphore(os.cpu_count() or 1)
         # Probes carry no token, and are told nothing but yes or no; a browser opens a page without one.
         self._open_to_all: set[Handler] = {self._live, self._ready}
         model = r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?"
@@ -162,7 +165,7 @@ class HttpApp:
             if handler not in self._open_to_all:
                 self._gate.check(request.header(b"authorization"))
             if method == "POST":
-                refuse_other_sites(request)
+                refuse_other_sites(request.header(b"sec-fetch-site"))
             return await handler(request, **match.groupdict())
         if allowed:
             raise MethodNotAllowedError(f"{request.path} takes {' or '.join(allowed)}, not {request.method}.")
@@ -203,7 +206,8 @@ class HttpApp:
             raise UnavailableError(f"{self._num_decoding} images wait to be decoded; try again later.")
         self._num_decoding += 1
         try:
-            return await asyncio.to_thread(image_tensors, model, data, self._settings.max_image_pixels)
+            async with self._decoders:
+                return await asyncio.to_thread(image_tensors, model, data, self._settings.max_image_pixels)
         finally:
             self._num_decoding -= 1
 
@@ -261,19 +265,6 @@ class HttpApp:
 
     async def _body(self, request: Request) -> bytes:
         return await request.body(self._settings.max_body_bytes, self._settings.body_timeout_s)
-
-
-def refuse_other_sites(request: Request) -> None:
-    """Do nothing where a request does not come from another site's page.
-
-    Browsers let any page send requests to a server on the visitor's own machine, and say so in this header; the page
-    cannot read the answer, but a model would be unloaded all the same.
-
-    Raises:
-        ForbiddenError: it does.
-    """
-    if request.header(b"sec-fetch-site") in (b"cross-site", b"same-site"):
-        raise ForbiddenError("this server answers no requests from the pages of other sites.")
 
 
 def check_control(settings: ServeSettings, parameters: Iterable[str]) -> None:
