@@ -58,8 +58,8 @@ class Gate:
 def refuse_other_sites(fetch_site: bytes | None) -> None:
     """Do nothing where a request does not come from another site's page.
 
-    Browsers let any page send requests to a server on the visitor's own machine, and say so in a header; the page cannot
-    read the answer, but a model would be unloaded all the same.
+    Browsers let any page send requests to a server on the visitor's own machine, and say so in a header; the page
+    cannot read the answer, but a model would be unloaded all the same.
 
     Args:
         fetch_site: value of the header ``Sec-Fetch-Site``; None where there is none.
