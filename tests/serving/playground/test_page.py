@@ -231,6 +231,7 @@ def test_a_server_that_stops_says_so_on_the_page(tab: Page, tmp_path: Path) -> N
         tab.run("document.querySelector('#stage').focus()")
         tab.press("ArrowLeft")
         tab.wait("document.querySelector('#alert').textContent.includes('does not answer')")
+        tab.wait(f"{ANSWERED} === 0")  # an answer to another shift would mislead
 
 
 def test_keyboard_alone(page: Page) -> None:

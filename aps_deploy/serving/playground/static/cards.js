@@ -46,8 +46,11 @@ export class Card {
     if (subject.problem) {
       parts.push(element("p", { classes: "problem", text: subject.problem }));
     }
+    if (subject.answer !== null && !subject.problem) {
+      parts.push(this.#answer(), this.#bars()); // else they would be those of another shift
+    }
     if (subject.answer !== null) {
-      parts.push(this.#answer(), this.#bars(), this.#evidence(), this.#promise());
+      parts.push(this.#evidence(), this.#promise());
     }
     this.element.replaceChildren(...parts);
   }
