@@ -38,6 +38,7 @@ from aps_deploy.serving.http_messages import (
 )
 from aps_deploy.serving.metrics import CONTENT_TYPE, metrics_page
 from aps_deploy.serving.model import ServedModel
+from aps_deploy.serving.openapi import openapi_document
 from aps_deploy.serving.playground.pages import ROUTE, Pages
 from aps_deploy.serving.playground.preparing import description, prepared_request
 from aps_deploy.serving.registry import Registry
@@ -80,7 +81,7 @@ class HttpApp:
         self._decoders = asyncio.Semaphore(os.cpu_count() or 1)
         # Probes carry no token, and are told nothing but yes or no; a browser opens a page without one.
         self._open_to_all: set[Handler] = {self._live, self._ready}
-        model = r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?"
+        model = r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
         pictures = model.replace("v2", "v1", 1)
         routes: list[tuple[str, str, Handler]] = [
             ("POST", rf"{model}/infer", self._infer),
@@ -96,6 +97,7 @@ class HttpApp:
             ("POST", r"/v2/repository/index", self._index),
             ("POST", r"/v2/repository/models/(?P<name>[^/]+)/(?P<change>load|unload)", self._change),
             ("GET", r"/metrics", self._metrics),
+            ("GET", r"/openapi\.json", self._openapi),
             ("GET", pictures, self._description),
             ("POST", rf"{pictures}/prepare", self._prepare),
         ]
@@ -103,7 +105,7 @@ class HttpApp:
             page = Pages().answer
             self._open_to_all.add(page)
             routes.append(("GET", ROUTE, page))
-        self._routes = [(method, re.compile(path), handler) for method, path, handler in routes]
+        self.routes = [(method, re.compile(path), handler) for method, path, handler in routes]
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -155,7 +157,7 @@ class HttpApp:
 
     async def _answer(self, request: Request) -> Response:
         allowed = []
-        for method, pattern, handler in self._routes:
+        for method, pattern, handler in self.routes:
             match = pattern.fullmatch(request.path)
             if match is None:
                 continue
@@ -168,7 +170,7 @@ class HttpApp:
                 refuse_other_sites(request.header(b"sec-fetch-site"))
             return await handler(request, **match.groupdict())
         if allowed:
-            raise MethodNotAllowedError(f"{request.path} takes {' or '.join(allowed)}, not {request.method}.")
+            raise MethodNotAllowedError(f"{request.path} takes {' or '.join(allowed)}, not {request.method}.", allowed)
         raise NotFoundError(f"there is no {request.method} {request.path}.")
 
     async def _infer(self, request: Request, name: str, version: str | None) -> Response:
@@ -229,7 +231,10 @@ class HttpApp:
         return json_response(server_metadata())
 
     async def _model_ready(self, request: Request, name: str, version: str | None) -> Response:
-        self._registry.find_ready(name, version or "")
+        try:
+            self._registry.find_ready(name, version or "")
+        except ServingError as error:
+            raise InvalidRequestError(str(error)) from None  # 400 for every reason, as Triton
         return Response()
 
     async def _model_metadata(self, request: Request, name: str, version: str | None) -> Response:
@@ -262,6 +267,9 @@ class HttpApp:
     async def _metrics(self, request: Request) -> Response:
         page = metrics_page(self._registry.models(), is_ready=self._registry.is_ready)
         return Response(page.encode(), content_type=CONTENT_TYPE)
+
+    async def _openapi(self, request: Request) -> Response:
+        return json_response(openapi_document())
 
     async def _body(self, request: Request) -> bytes:
         return await request.body(self._settings.max_body_bytes, self._settings.body_timeout_s)

@@ -180,7 +180,7 @@ def _announce(where: Addresses, settings: ServeSettings) -> None:
 
 async def _loaded(registry: Registry, stopping: Stopping) -> bool:
     """Load all models; return whether that came before the wish to stop, which leaves out those not begun yet."""
-    loading, asked = asyncio.create_task(_load(registry)), asyncio.create_task(stopping.wait())
+    loading, asked = asyncio.create_task(load_models(registry)), asyncio.create_task(stopping.wait())
     try:
         await asyncio.wait((loading, asked), return_when=asyncio.FIRST_COMPLETED)
         if loading.done():
@@ -192,7 +192,12 @@ async def _loaded(registry: Registry, stopping: Stopping) -> bool:
         await asyncio.gather(loading, asked, return_exceptions=True)
 
 
-async def _load(registry: Registry) -> None:
+async def load_models(registry: Registry) -> None:
+    """Load every model of a server that starts.
+
+    Raises:
+        InputError: none can be served; those that cannot beside others are logged.
+    """
     failures = await registry.load_all()
     if not registry.models():
         reason = str(next(iter(failures.values())))
