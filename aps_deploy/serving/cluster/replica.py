@@ -64,6 +64,7 @@ class Replica:
         picture = canary_picture(settings)
         await load_models(self._registry)
         self._tracing = await self._watching.enter_async_context(traced(settings.traces))
+        self._watching.push_async_callback(self._registry.close)  # before the traces end, and after the canary
         self.grpc = GrpcService(self._registry, settings, self._tracing)
         await self._watching.enter_async_context(watched(self._registry, settings, picture))
 
@@ -84,7 +85,6 @@ class Replica:
     async def _close(self) -> None:
         """Answer what was accepted."""
         await self._watching.aclose()
-        await self._registry.close()
 
 
 for _name in UNARY_METHODS:
