@@ -206,6 +206,7 @@ def demo(
     Trains briefly, exports, verifies, and compares an ordinary network with a shift-invariant one under every shift, in
     every runtime of this machine; needs no network and no data set.
     """
+    from aps_deploy.demo.live import serve_command
     from aps_deploy.demo.running import DemoSettings, run_demo
     from aps_deploy.demo.table import demo_table
 
@@ -213,7 +214,9 @@ def demo(
     result = run_demo(settings, report=lambda sentence: typer.echo(f"- {sentence}"), progress=progress_line())
     print_table(demo_table(result.measurements))
     typer.echo(
-        f"heat map of the shifts: {result.picture}\nnumbers: {result.results}\n{result.seconds:.0f} seconds in all"
+        f"heat map of the shifts: {result.picture}\nnumbers: {result.results}\n{result.seconds:.0f} seconds in all\n"
+        f"move a picture and watch both answer: {serve_command(result.repository)}\n"
+        "then open http://127.0.0.1:8000/ in a browser"
     )
     raise typer.Exit(0 if result.all_verified else 1)
 

@@ -19,13 +19,13 @@ BESIDE_THE_PACKAGE = ("training", "export", "plugins")
 # None of these may be loaded by --help, nor by naming a verb.
 HEAVY = (
     *("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "tensorrt", "tensorrt_rtx", "matplotlib"),
-    *("grpc", "tritonclient", "google.protobuf", "uvicorn", "uvloop", "ray"),
+    *("grpc", "tritonclient", "google.protobuf", "uvicorn", "uvloop", "ray", "opentelemetry"),
 )
 
 # Runtimes a machine may lack.
 OPTIONAL = (
     *("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "triton", "hypothesis", "pytest"),
-    *("grpc", "tritonclient", "uvicorn", "uvloop", "ray"),
+    *("grpc", "tritonclient", "uvicorn", "uvloop", "ray", "opentelemetry"),
 )
 
 

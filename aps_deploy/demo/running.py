@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aps_deploy.demo.change_maps import change_maps
+from aps_deploy.demo.live import write_repository
 from aps_deploy.demo.measuring import Measurement, Workload, measure, reference_logits
 from aps_deploy.demo.picture import save_heat_maps
 from aps_deploy.demo.samples import sample_folder, write_training_tree
@@ -38,6 +39,7 @@ STRIDED, APS = "resnet20", "resnet20_aps3"
 FORMS = ("where", "gather", "custom-op")
 RESULTS_FILE = "demo.json"
 PICTURE_FILE = "shift-heat-map.png"
+REPOSITORY_FOLDER = "models"
 # The onnx package's evaluator is written in Python for clarity: a few images and shifts are what time allows.
 _REFERENCE_IMAGES = 8
 _REFERENCE_SHIFTS = 3
@@ -84,6 +86,7 @@ class DemoResult:
         all_verified: whether ``verify`` passed every file of the APS network.
         picture: the heat map.
         results: everything as JSON.
+        repository: both networks in the layout that `aps-deploy serve` reads.
         seconds: wall time.
     """
 
@@ -91,6 +94,7 @@ class DemoResult:
     all_verified: bool
     picture: Path
     results: Path
+    repository: Path
     seconds: float
 
 
@@ -127,6 +131,7 @@ def run_demo(
         all_verified=all(line.verified for line in measurements if line.model == APS),
         picture=out_dir / PICTURE_FILE,
         results=out_dir / RESULTS_FILE,
+        repository=out_dir / REPOSITORY_FOLDER,
         seconds=time.monotonic() - started,
     )
 
@@ -179,7 +184,7 @@ def _check_replaceable(out_dir: Path) -> None:
 
 
 def _is_own(name: str) -> bool:
-    folders_and_results = {RESULTS_FILE, PICTURE_FILE, "images", "fine-tuned"}
+    folders_and_results = {RESULTS_FILE, PICTURE_FILE, REPOSITORY_FOLDER, "images", "fine-tuned"}
     return name in folders_and_results or name.startswith((f"{STRIDED}.", f"{APS}."))
 
 
@@ -233,6 +238,7 @@ def _export(checkpoints: dict[str, Path], work: Path, report: Report) -> list[Ex
     files += [ExportedFile(APS, form, work / f"{APS}.{form}.onnx") for form in FORMS]
     for file in files:
         export_checkpoint(checkpoints[file.model], file.path, polyphase=file.form)
+    write_repository(work / REPOSITORY_FOLDER, {file.model: file.path for file in files if file.form == "where"})
     return files
 
 

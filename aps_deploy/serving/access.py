@@ -1,4 +1,4 @@
-"""The bearer token: where it is read from, and whether a request carries it."""
+"""Who may send requests: those who carry the bearer token, and no other site's page."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import os
 from pathlib import Path
 
 from aps_deploy.errors import InputError
-from aps_deploy.serving.errors import UnauthenticatedError
+from aps_deploy.serving.errors import ForbiddenError, UnauthenticatedError
 
 TOKEN_VARIABLE = "APS_DEPLOY_TOKEN"
 """Environment variable that holds the token where no file is given; a command line can be read by every user."""
@@ -53,3 +53,19 @@ class Gate:
         # In constant time: how long it takes must not tell how much of a guess was right.
         if not hmac.compare_digest(scheme.capitalize() + b" " + token.strip(), self._wanted):
             raise UnauthenticatedError("the request carries no valid token; send it as 'Authorization: Bearer TOKEN'.")
+
+
+def refuse_other_sites(fetch_site: bytes | None) -> None:
+    """Do nothing where a request does not come from another site's page.
+
+    Browsers let any page send requests to a server on the visitor's own machine, and say so in a header; the page
+    cannot read the answer, but a model would be unloaded all the same.
+
+    Args:
+        fetch_site: value of the header ``Sec-Fetch-Site``; None where there is none.
+
+    Raises:
+        ForbiddenError: it does.
+    """
+    if fetch_site in (b"cross-site", b"same-site"):
+        raise ForbiddenError("this server answers no requests from the pages of other sites.")

@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from aps_deploy.errors import ApsError
 from aps_deploy.serving.engine import Tensors
 from aps_deploy.serving.errors import UnavailableError, serving_error_of
-from aps_deploy.serving.execution import Engine, Execution, Outputs, Work, Worker
+from aps_deploy.serving.execution import Engine, Execution, Outputs, RunObserver, Work, Worker
 from aps_deploy.serving.statistics import FailureReason, ModelStatistics
 
 _SWEEP_SECONDS = 0.02
@@ -79,6 +79,7 @@ class Batcher:
         deadline_ns: int | None = None,
         arrived_ns: int | None = None,
         is_background: bool = False,
+        observer: RunObserver | None = None,
     ) -> asyncio.Future[Outputs]:
         """Queue one request and return the future of its outputs; cancelling it drops the request.
 
@@ -89,6 +90,7 @@ class Batcher:
             arrived_ns: when it came, by the monotonic clock; None for now.
             is_background: whether every other request goes first, and may take its place in a full queue; it is in no
                 count of requests, only in those of runs.
+            observer: told of the run that computes it.
 
         Raises:
             UnavailableError: the queue is full, or the model is being unloaded.
@@ -106,7 +108,7 @@ class Batcher:
             deadline = own if deadline_ns is None else min(own, deadline_ns)
         shapes = tuple([values.shape[1:] for values in tensors.values()])
         answer: asyncio.Future[Outputs] = self._loop.create_future()
-        self._enqueue(Work(tensors, num_rows, shapes, answer, arrived_ns or now, deadline, is_background))
+        self._enqueue(Work(tensors, num_rows, shapes, answer, arrived_ns or now, deadline, is_background, observer))
         self._dispatch()
         if self._queue and self._sweep is None:
             self._sweep = self._loop.call_later(_SWEEP_SECONDS, self._sweep_queue)
@@ -120,6 +122,7 @@ class Batcher:
     async def close(self) -> None:
         """Refuse what comes, answer what is there, and end the workers."""
         self._is_closed = True
+        self._dispatch()  # nobody else will come: a request that waits for company need not
         await self.drain()
         for worker in self._workers:
             worker.stop()
@@ -217,6 +220,8 @@ class Batcher:
         if not isinstance(execution.results[0], ApsError):
             self._statistics.add_execution(execution.num_rows, execution.durations)
         for work, result in zip(execution.works, execution.results, strict=True):
+            if work.observer is not None:
+                work.observer(execution)
             if work.answer.done():
                 self._count_failure(work, "CANCELED", now)
             elif isinstance(result, ApsError):

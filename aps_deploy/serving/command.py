@@ -106,6 +106,17 @@ def serve(
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Log answered requests too, not only refused ones.")
     ] = False,
+    traces: Annotated[
+        str | None,
+        typer.Option(
+            "--traces",
+            metavar="URL",
+            help="Send OpenTelemetry traces to this OTLP collector [default: as the OTEL_ variables say].",
+        ),
+    ] = None,
+    page: Annotated[
+        bool, typer.Option("--page/--no-page", help="Whether / is the page on which a picture can be moved.")
+    ] = True,
     engine: Annotated[
         Literal["embedded", "ray"],
         typer.Option("--engine", help="One process here, or replicas on the hosts of a Ray cluster."),
@@ -171,6 +182,8 @@ def serve(
         token=read_token(token_file),
         allow_control=allow_control,
         access_log=access_log,
+        traces=traces,
+        page=page,
     )
 
     def ready(where: Addresses) -> None:

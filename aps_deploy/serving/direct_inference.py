@@ -57,6 +57,7 @@ class DirectInference:
             return None
         try:
             self._app.check_access(request)
+            self._app.trace_inference(request, match["name"])
             inference = self._app.begin(request, bytes(cycle.body), match["name"], match["version"])
         except Exception as failure:
             self._answer(cycle, request, *self._app.refused(request, failure))

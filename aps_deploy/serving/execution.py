@@ -20,6 +20,9 @@ from aps_deploy.serving.statistics import Durations
 
 logger = logging.getLogger(__name__)
 
+WORKER = "worker "
+"""How the names of the threads that run models begin."""
+
 Outputs = list[npt.NDArray[Any]]
 
 
@@ -43,6 +46,7 @@ class Work:
         arrived_ns: when it came, by the monotonic clock.
         deadline_ns: when it expires; None for never.
         is_background: whether it stands behind every other request, and is in no count of requests.
+        observer: told of the run that computed it; None where nobody asked.
     """
 
     tensors: Tensors
@@ -52,6 +56,7 @@ class Work:
     arrived_ns: int
     deadline_ns: int | None = None
     is_background: bool = False
+    observer: RunObserver | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -74,6 +79,10 @@ class Execution:
     def num_rows(self) -> int:
         """Images in the run."""
         return sum(work.num_rows for work in self.works)
+
+
+RunObserver = Callable[[Execution], None]
+"""Is told of a run when it is over, on the event loop's thread."""
 
 
 def execute(engine: Engine, works: Sequence[Work]) -> list[Execution]:
@@ -121,7 +130,7 @@ class Worker:
     Args:
         engine: what runs them.
         deliver: called on the event loop's thread with the worker and what became of a batch.
-        name: the thread's name.
+        name: what the thread's name ends with.
     """
 
     def __init__(self, engine: Engine, deliver: Callable[[Worker, list[Execution]], None], name: str) -> None:
@@ -130,7 +139,7 @@ class Worker:
         self._loop = asyncio.get_running_loop()
         self._inbox: queue.SimpleQueue[Sequence[Work] | None] = queue.SimpleQueue()
         # A daemon, so that a run that never ends cannot keep the process from ending.
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread = threading.Thread(target=self._work, name=f"{WORKER}{name}", daemon=True)
         self._thread.start()
 
     def start(self, works: Sequence[Work]) -> None:

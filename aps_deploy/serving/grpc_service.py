@@ -25,6 +25,7 @@ from aps_deploy.serving.http_app import check_control, server_metadata
 from aps_deploy.serving.registry import Registry
 from aps_deploy.serving.request_log import RequestIds, RequestLog
 from aps_deploy.serving.settings import ServeSettings
+from aps_deploy.serving.tracing import RequestSpan, Tracing, run_observer
 
 _SERVICE = "inference.GRPCInferenceService"
 
@@ -37,7 +38,10 @@ UNARY_METHODS = (
 _MAX_STREAMED = 64
 """Requests of one stream that are read ahead of its answers, so that they can share runs."""
 
-Method = Callable[[Message, Any], Awaitable[Message]]
+_FAULTS = ("INTERNAL", "UNAVAILABLE", "UNIMPLEMENTED", "DEADLINE_EXCEEDED")
+"""Statuses that OpenTelemetry's conventions count as the server's fault; see its page on gRPC spans."""
+
+Method = Callable[..., Awaitable[Message]]
 
 
 class GrpcService:
@@ -46,14 +50,16 @@ class GrpcService:
     Args:
         registry: the models.
         settings: the server's.
+        tracing: where the spans of requests go; None where they are not traced.
     """
 
-    def __init__(self, registry: Registry, settings: ServeSettings) -> None:
+    def __init__(self, registry: Registry, settings: ServeSettings, tracing: Tracing | None = None) -> None:
         from tritonclient.grpc import service_pb2
 
         self._messages = service_pb2
         self._registry = registry
         self._settings = settings
+        self._tracing = tracing
         self._gate = Gate(settings.token)
         self._ids = RequestIds()
         self._log = RequestLog(with_answers=settings.access_log)
@@ -150,22 +156,45 @@ class GrpcService:
         """
         started_ns = time.monotonic_ns()
         request_id = request_id or self._ids.name(metadata.get("x-request-id"))
+        span = self._traced(name, metadata, request_id, started_ns) if name == "ModelInfer" else None
         try:
             if name not in ("ServerLive", "ServerReady"):
                 self._gate.check(metadata.get("authorization"))
-            response = await self._methods[name](await read(), context)
+            message = await read()
+            method = self._methods[name]
+            response = await (method(message, context) if span is None else method(message, context, span))
         except asyncio.CancelledError:
-            self._log.finished(request_id, name, "CANCELLED", started_ns, "the client left")
+            self._finished(span, request_id, name, "CANCELLED", started_ns, "the client left")
             raise
         except ApsError as refusal:
             error = serving_error_of(refusal)
         except Exception:
             error = ServingError(self._log.broken(request_id, name))
         else:
-            self._log.finished(request_id, name, "OK", started_ns, None)
+            self._finished(span, request_id, name, "OK", started_ns, None)
             return response
-        self._log.finished(request_id, name, error.grpc_status, started_ns, str(error))
+        self._finished(span, request_id, name, error.grpc_status, started_ns, str(error))
         raise error
+
+    def _traced(self, name: str, metadata: Mapping[str, Any], request_id: str, started_ns: int) -> RequestSpan | None:
+        """Begin the span of a call, where calls are traced."""
+        if self._tracing is None:
+            return None
+        headers = {key: value for key, value in metadata.items() if isinstance(value, str)}
+        attributes = {"rpc.system": "grpc", "rpc.service": _SERVICE, "rpc.method": name, "aps.request_id": request_id}
+        return self._tracing.begin(f"{_SERVICE}/{name}", headers, attributes, started_ns)
+
+    def _finished(
+        self, span: RequestSpan | None, request_id: str, name: str, status: str, started_ns: int, error: str | None
+    ) -> None:
+        import grpc
+
+        trace_id = None
+        if span is not None:
+            number: int = grpc.StatusCode[status].value[0]
+            span.end({"rpc.grpc.status_code": number}, error, is_fault=status in _FAULTS)
+            trace_id = span.trace_id
+        self._log.finished(request_id, name, status, started_ns, error, trace_id)
 
     async def _server_live(self, request: Message, context: Any) -> Message:
         return self._messages.ServerLiveResponse(live=True)
@@ -208,7 +237,7 @@ class GrpcService:
         await self._registry.unload(request.model_name)
         return self._messages.RepositoryModelUnloadResponse()
 
-    async def _model_infer(self, request: Message, context: Any) -> Message:
+    async def _model_infer(self, request: Message, context: Any, span: RequestSpan | None = None) -> Message:
         arrived_ns = time.monotonic_ns()
         model = self._registry.find(request.model_name, request.model_version)
         tensors = request_tensors(model, request, self._settings.max_elements)
@@ -216,7 +245,9 @@ class GrpcService:
         model.check_outputs(requested)
         deadline_ns = request_deadline_ns(request, arrived_ns, context.time_remaining())
         # gRPC cancels this call when the client leaves, and with it the future: the request is dropped.
-        outputs = await model.submit(tensors, deadline_ns=deadline_ns, arrived_ns=arrived_ns)
+        outputs = await model.submit(
+            tensors, deadline_ns=deadline_ns, arrived_ns=arrived_ns, observer=run_observer(span)
+        )
         response = self._messages.ModelInferResponse()
         return fill_response(response, model, request.id, model.select_outputs(outputs, requested))
 
@@ -252,10 +283,11 @@ class GrpcService:
         response = self._messages.ModelStreamInferResponse()
         started_ns, request_id = time.monotonic_ns(), self._ids.name(None)
         error, status, given_id = None, "OK", ""
+        span = self._traced("ModelStreamInfer", dict(context.invocation_metadata()), request_id, started_ns)
         try:
             request = self._parse("ModelInfer", data)
             given_id = request.id
-            response.infer_response.CopyFrom(await self._model_infer(request, context))
+            response.infer_response.CopyFrom(await self._model_infer(request, context, span))
         except ApsError as refusal:
             told = serving_error_of(refusal)
             error, status = str(told), told.grpc_status
@@ -263,5 +295,5 @@ class GrpcService:
             error, status = self._log.broken(request_id, "ModelStreamInfer"), "INTERNAL"
         if error is not None:
             response.error_message, response.infer_response.id = error, given_id
-        self._log.finished(request_id, "ModelStreamInfer", status, started_ns, error)
+        self._finished(span, request_id, "ModelStreamInfer", status, started_ns, error)
         return response

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import re
 import time
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 from typing import Any
 
+import numpy.typing as npt
+
 from aps_deploy import __version__
 from aps_deploy.errors import ApsError
-from aps_deploy.serving.access import Gate
+from aps_deploy.serving.access import Gate, refuse_other_sites
 from aps_deploy.serving.classify import classification, image_tensors
 from aps_deploy.serving.connections import REFUSAL
 from aps_deploy.serving.errors import (
@@ -35,10 +38,14 @@ from aps_deploy.serving.http_messages import (
 )
 from aps_deploy.serving.http_outputs import inference_response
 from aps_deploy.serving.metrics import CONTENT_TYPE, metrics_page
+from aps_deploy.serving.model import ServedModel
 from aps_deploy.serving.openapi import openapi_document
+from aps_deploy.serving.playground.pages import ROUTE, Pages
+from aps_deploy.serving.playground.preparing import description, prepared_request
 from aps_deploy.serving.registry import Registry
 from aps_deploy.serving.request_log import RequestIds, RequestLog
 from aps_deploy.serving.settings import ServeSettings
+from aps_deploy.serving.tracing import Tracing, run_observer
 
 SERVER_NAME = "aps-deploy"
 EXTENSIONS = ("classification", "model_repository", "model_configuration", "binary_tensor_data", "statistics")
@@ -64,34 +71,45 @@ class HttpApp:
     Args:
         registry: the models.
         settings: the server's.
+        tracing: where the spans of requests go; None where they are not traced.
     """
 
-    def __init__(self, registry: Registry, settings: ServeSettings) -> None:
+    def __init__(self, registry: Registry, settings: ServeSettings, tracing: Tracing | None = None) -> None:
         self._registry = registry
         self._settings = settings
+        self._tracing = tracing
         self._gate = Gate(settings.token)
         self._ids = RequestIds()
         self._log = RequestLog(with_answers=settings.access_log)
         self._num_decoding = 0
-        self.routes: list[tuple[str, re.Pattern[str], Handler]] = [
-            (method, re.compile(path), handler)
-            for method, path, handler in (
-                ("POST", INFER_PATH, self._infer),
-                ("POST", r"/v1(?:/models/(?P<name>[^/]+))?/classify", self._classify),
-                ("GET", r"/v2/health/live", self._live),
-                ("GET", r"/v2/health/ready", self._ready),
-                ("GET", r"/v2/?", self._server_metadata),
-                ("GET", r"/v2/models/stats", self._all_statistics),
-                ("GET", rf"{_MODEL_PATH}/ready", self._model_ready),
-                ("GET", rf"{_MODEL_PATH}/config", self._model_config),
-                ("GET", rf"{_MODEL_PATH}/stats", self._model_statistics),
-                ("GET", _MODEL_PATH, self._model_metadata),
-                ("POST", r"/v2/repository/index", self._index),
-                ("POST", r"/v2/repository/models/(?P<name>[^/]+)/(?P<change>load|unload)", self._change),
-                ("GET", r"/metrics", self._metrics),
-                ("GET", r"/openapi\.json", self._openapi),
-            )
+        # A decoded image is much larger than its file: no more of them at once than cores to work on them.
+        self._decoders = asyncio.Semaphore(os.cpu_count() or 1)
+        # Probes carry no token, and are told nothing but yes or no; a browser opens a page without one.
+        self._open_to_all: set[Handler] = {self._live, self._ready}
+        pictures = _MODEL_PATH.replace("v2", "v1", 1)
+        routes: list[tuple[str, str, Handler]] = [
+            ("POST", INFER_PATH, self._infer),
+            ("POST", r"/v1(?:/models/(?P<name>[^/]+))?/classify", self._classify),
+            ("GET", r"/v2/health/live", self._live),
+            ("GET", r"/v2/health/ready", self._ready),
+            ("GET", r"/v2/?", self._server_metadata),
+            ("GET", r"/v2/models/stats", self._all_statistics),
+            ("GET", rf"{_MODEL_PATH}/ready", self._model_ready),
+            ("GET", rf"{_MODEL_PATH}/config", self._model_config),
+            ("GET", rf"{_MODEL_PATH}/stats", self._model_statistics),
+            ("GET", _MODEL_PATH, self._model_metadata),
+            ("POST", r"/v2/repository/index", self._index),
+            ("POST", r"/v2/repository/models/(?P<name>[^/]+)/(?P<change>load|unload)", self._change),
+            ("GET", r"/metrics", self._metrics),
+            ("GET", r"/openapi\.json", self._openapi),
+            ("GET", pictures, self._description),
+            ("POST", rf"{pictures}/prepare", self._prepare),
         ]
+        if settings.page:
+            page = Pages().answer
+            self._open_to_all.add(page)
+            routes.append(("GET", ROUTE, page))
+        self.routes = [(method, re.compile(path), handler) for method, path, handler in routes]
 
     async def __call__(self, scope: Mapping[str, Any], receive: Receive, send: Send) -> None:
         """Answer one request."""
@@ -132,16 +150,21 @@ class HttpApp:
         model = self._registry.find(name, version or "")
         parsed = parse_inference(model, body, request.header(HEADER_LENGTH), self._settings.max_elements)
         deadline = None if parsed.timeout_ns is None else request.arrived_ns + parsed.timeout_ns
-        answer = model.submit(parsed.tensors, deadline_ns=deadline, arrived_ns=request.arrived_ns)
+        answer = model.submit(
+            parsed.tensors, deadline_ns=deadline, arrived_ns=request.arrived_ns, observer=run_observer(request.span)
+        )
         return Inference(model, parsed, answer)
 
     def check_access(self, request: Request) -> None:
-        """Do nothing where a request carries the server's token.
+        """Do nothing where a request carries the server's token, and does not come from another site's page.
 
         Raises:
-            UnauthenticatedError: it does not.
+            UnauthenticatedError: it carries none.
+            ForbiddenError: it comes from another site's page, and may change something or costs a run.
         """
         self._gate.check(request.header(b"authorization"))
+        if request.method == "POST":
+            refuse_other_sites(request.header(b"sec-fetch-site"))
 
     def refused(self, request: Request, error: Exception) -> tuple[Response, str]:
         """Return the answer of a request that failed, and the sentence in it; called where the error is handled."""
@@ -152,12 +175,34 @@ class HttpApp:
         return error_response(told), str(told)
 
     def answered(self, request: Request, status: int, error: str | None) -> None:
-        """Log a request that got its answer, or was refused."""
-        self._log.finished(request.request_id, request.title, status, request.arrived_ns, error)
+        """Log a request that got its answer, or was refused, and end its span."""
+        trace_id = None
+        if request.span is not None:
+            request.span.end({"http.response.status_code": status}, error, is_fault=status >= 500)
+            trace_id = request.span.trace_id
+        self._log.finished(request.request_id, request.title, status, request.arrived_ns, error, trace_id)
 
     def left(self, request: Request) -> None:
         """Log a request whose client left."""
         self.answered(request, _CLIENT_CLOSED_REQUEST, "the client left")
+
+    def trace_inference(self, request: Request, name: str) -> None:
+        """Begin the span of an inference request, where requests are traced."""
+        self._trace(request, "/v2/models/{model}/infer", name)
+
+    def _trace(self, request: Request, route: str, model: str) -> None:
+        """Begin the span of a request, where requests are traced."""
+        if self._tracing is None:
+            return
+        attributes = {
+            "http.request.method": request.method,
+            "http.route": route,
+            "url.path": request.path,
+            "aps.model": model,
+            "aps.request_id": request.request_id,
+        }
+        name = f"{request.method} {route}"
+        request.span = self._tracing.begin(name, request.headers, attributes, request.arrived_ns)
 
     async def _answer(self, request: Request) -> Response:
         allowed = []
@@ -168,8 +213,7 @@ class HttpApp:
             if method != request.method:
                 allowed.append(method)
                 continue
-            # Probes carry no token, and are told nothing but yes or no.
-            if handler not in (self._live, self._ready):
+            if handler not in self._open_to_all:
                 self.check_access(request)
             return await handler(request, **match.groupdict())
         if allowed:
@@ -177,22 +221,37 @@ class HttpApp:
         raise NotFoundError(f"there is no {request.method} {request.path}.")
 
     async def _infer(self, request: Request, name: str, version: str | None) -> Response:
+        self.trace_inference(request, name)
         inference = self.begin(request, await self._body(request), name, version)
         return inference_response(inference, await request.wait_for(inference.answer))
 
     async def _classify(self, request: Request, name: str | None) -> Response:
+        self._trace(request, "/v1/models/{model}/classify", name or "")
         top_k = _positive(request.query("top_k") or "5", "top_k")
         data = await self._body(request)
         model = self._registry.find(self._only_model() if name is None else name)
+        tensors = await self._image_tensors(model, data)
+        answer = model.submit(tensors, arrived_ns=request.arrived_ns, observer=run_observer(request.span))
+        outputs = await request.wait_for(answer)
+        return json_response(classification(model, outputs, top_k=top_k))
+
+    async def _prepare(self, request: Request, name: str, version: str | None) -> Response:
+        data = await self._body(request)
+        model = self._registry.find(name, version or "")
+        return prepared_request(await self._image_tensors(model, data), model)
+
+    async def _description(self, request: Request, name: str, version: str | None) -> Response:
+        return json_response(description(self._registry.find(name, version or "")))
+
+    async def _image_tensors(self, model: ServedModel, data: bytes) -> dict[str, npt.NDArray[Any]]:
         if self._num_decoding >= self._settings.max_queue:
             raise UnavailableError(f"{self._num_decoding} images wait to be decoded; try again later.")
         self._num_decoding += 1
         try:
-            tensors = await asyncio.to_thread(image_tensors, model, data, self._settings.max_image_pixels)
+            async with self._decoders:
+                return await asyncio.to_thread(image_tensors, model, data, self._settings.max_image_pixels)
         finally:
             self._num_decoding -= 1
-        outputs = await request.wait_for(model.submit(tensors, arrived_ns=request.arrived_ns))
-        return json_response(classification(model, outputs, top_k=top_k))
 
     def _only_model(self) -> str:
         names = sorted({model.name for model in self._registry.models()})

@@ -22,6 +22,7 @@ from aps_deploy.serving.errors import (
     TooLargeError,
     UnsupportedContentError,
 )
+from aps_deploy.serving.tracing import RequestSpan
 
 Message = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[Message]]
@@ -48,6 +49,7 @@ class Request:
     Attributes:
         request_id: its ID in the log.
         arrived_ns: when it came, by the monotonic clock.
+        span: its span; None where it is not traced.
     """
 
     def __init__(self, scope: Mapping[str, Any], receive: Receive, request_id: str, arrived_ns: int) -> None:
@@ -55,6 +57,7 @@ class Request:
         self.path: str = scope["path"]
         self.request_id = request_id
         self.arrived_ns = arrived_ns
+        self.span: RequestSpan | None = None
         self._headers: dict[bytes, bytes] = dict(scope["headers"])
         self._query: bytes = scope["query_string"]
         self._receive = receive
@@ -67,6 +70,11 @@ class Request:
     def header(self, name: bytes) -> bytes | None:
         """Return the value of a header, by its lower-case name."""
         return self._headers.get(name)
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """All headers, by their lower-case names."""
+        return {name.decode("latin-1"): value.decode("latin-1") for name, value in self._headers.items()}
 
     def query(self, name: str) -> str | None:
         """Return a parameter of the query string."""

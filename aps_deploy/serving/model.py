@@ -17,7 +17,7 @@ from aps_deploy.serving.canary_record import CanaryRecord
 from aps_deploy.serving.door import check_certificate
 from aps_deploy.serving.engine import ModelEngine, open_engine
 from aps_deploy.serving.errors import InvalidRequestError
-from aps_deploy.serving.execution import Outputs
+from aps_deploy.serving.execution import Outputs, RunObserver
 from aps_deploy.serving.model_config import (
     ModelConfig,
     batch_policy,
@@ -160,6 +160,7 @@ class ServedModel:
         deadline_ns: int | None = None,
         arrived_ns: int | None = None,
         is_background: bool = False,
+        observer: RunObserver | None = None,
     ) -> asyncio.Future[Outputs]:
         """Check one request's tensors, queue it and return the future of its outputs; see `Batcher.submit`.
 
@@ -171,7 +172,12 @@ class ServedModel:
         num_rows = self._known_shapes.get(shapes) or self._count_rows(tensors, shapes)
         ordered = {name: tensors[name] for name in self.signature.inputs}
         return self.batcher.submit(
-            ordered, num_rows, deadline_ns=deadline_ns, arrived_ns=arrived_ns, is_background=is_background
+            ordered,
+            num_rows,
+            deadline_ns=deadline_ns,
+            arrived_ns=arrived_ns,
+            is_background=is_background,
+            observer=observer,
         )
 
     def _count_rows(self, tensors: Mapping[str, npt.NDArray[Any]], shapes: _Shapes) -> int:

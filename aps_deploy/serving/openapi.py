@@ -19,7 +19,8 @@ _BYTES: Schema = {}  # OpenAPI 3.1: bytes that are no JSON have no schema
 _REFUSED = (401, 431, 503)
 """What any request but a probe may be answered: no token, headers too large, too many connections."""
 
-_WITH_BODY = (400, 408, 413, 415)
+_WITH_BODY = (400, 403, 408, 413, 415)
+"""What a request with a body may be answered, too; 403 where a browser says that another site's page sent it."""
 
 _HEADER_LENGTH = "Inference-Header-Content-Length"
 
@@ -57,10 +58,13 @@ def openapi_document() -> dict[str, Any]:
                 body={_JSON: reference("ControlRequest")},
             ),
         )
+    page = _operation("page", "A page on which a picture can be moved.", {200: {"text/html": _BYTES}}, (431, 503))
+    paths["/"] = _item(get={**page, "security": []})
     paths["/v1/classify"] = _item(post=_classify("classifyWithTheOnlyModel", "the only model there is"))
     paths["/v1/models/{name}/classify"] = _item("name", post=_classify("classify", "a model"))
     for suffix, parameters in (("", ("name",)), ("/versions/{version}", ("name", "version"))):
         paths |= _model_paths(f"/v2/models/{{name}}{suffix}", parameters, "OfVersion" if suffix else "")
+        paths |= _picture_paths(f"/v1/models/{{name}}{suffix}", parameters, "OfVersion" if suffix else "")
     return {
         "openapi": "3.1.0",
         "info": {
@@ -104,6 +108,24 @@ def _model_paths(base: str, parameters: tuple[str, ...], suffix: str) -> dict[st
         f"{base}/stats": _item(*parameters, get=statistics),
         f"{base}/infer": _item(*parameters, post=_infer(f"infer{suffix}")),
     }
+
+
+def _picture_paths(base: str, parameters: tuple[str, ...], suffix: str) -> dict[str, Any]:
+    described = _operation(
+        f"description{suffix}",
+        "What the model's file says of itself.",
+        {200: {_JSON: reference("Description")}},
+        (404, *_REFUSED),
+    )
+    prepared = _operation(
+        f"prepare{suffix}",
+        "An image as the model's input: an inference request with raw tensors, to be sent on as it is.",
+        {200: {_OCTETS: _BYTES}},
+        (404, *_WITH_BODY, *_REFUSED),
+        body={"image/jpeg": _BYTES, "image/png": _BYTES},
+    )
+    prepared["responses"]["200"]["headers"][_HEADER_LENGTH] = {"schema": {"type": "integer", "minimum": 0}}
+    return {base: _item(*parameters, get=described), f"{base}/prepare": _item(*parameters, post=prepared)}
 
 
 def _infer(name: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ MAX_TIMEOUT_US = (1 << 62) - 1
 _STRING: Schema = {"type": "string"}
 _COUNT: Schema = {"type": "integer", "minimum": 0}
 _FLAG: Schema = {"type": "boolean"}
+_TEXT_OR_NULL: Schema = {"type": ["string", "null"]}
 
 
 def reference(name: str) -> Schema:
@@ -41,7 +42,7 @@ _PARTS = {part: _TOTAL for part in ("compute_input", "compute_infer", "compute_o
 _SCORE = _object(
     {
         "index": _COUNT,
-        "name": {"type": ["string", "null"]},
+        "name": _TEXT_OR_NULL,
         "probability": {"type": "number", "minimum": 0, "maximum": 1},
         "logit": {"type": "number"},
     }
@@ -141,6 +142,19 @@ SCHEMAS: dict[str, Schema] = {
             "model_version": _STRING,
             "scores": _array(_SCORE, minItems=1),
             "polyphase_indices": {"type": ["array", "null"], "items": _COUNT},
+        }
+    ),
+    "Description": _object(
+        {
+            "name": _STRING,
+            "version": _STRING,
+            "architecture": _TEXT_OR_NULL,
+            "precision": _TEXT_OR_NULL,
+            "preprocessing": {"type": ["object", "null"]},
+            "labels": {"type": ["array", "null"], "items": _STRING},
+            "scores": _STRING,
+            "promise": {"type": "string", "enum": ["bits", "class", "nothing"]},
+            "shift_step": {"type": "integer", "minimum": 1},
         }
     ),
     "IndexRequest": _object({"ready": _FLAG}, required=()),

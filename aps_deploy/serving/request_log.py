@@ -65,7 +65,15 @@ class RequestLog:
     def __init__(self, *, with_answers: bool) -> None:
         self._with_answers = with_answers
 
-    def finished(self, request_id: str, what: str, status: int | str, started_ns: int, error: str | None) -> None:
+    def finished(
+        self,
+        request_id: str,
+        what: str,
+        status: int | str,
+        started_ns: int,
+        error: str | None,
+        trace_id: str | None = None,
+    ) -> None:
         """Log one request.
 
         Args:
@@ -74,6 +82,7 @@ class RequestLog:
             status: HTTP status, or the name of the gRPC status.
             started_ns: when it came, by the monotonic clock.
             error: why it was refused; None where it was answered.
+            trace_id: its trace; None where it is not traced.
         """
         if error is None and not self._with_answers:
             return
@@ -83,6 +92,8 @@ class RequestLog:
             "status": status,
             "duration_ms": round((time.monotonic_ns() - started_ns) / 1e6, 3),
         }
+        if trace_id is not None:
+            fields["trace_id"] = trace_id
         if error is not None:
             fields["error"] = error
         logger.info("answered" if error is None else "refused", extra={"fields": fields})

@@ -27,6 +27,7 @@ from aps_deploy.serving.registry import Registry
 from aps_deploy.serving.repository import Repository
 from aps_deploy.serving.settings import ServeSettings
 from aps_deploy.serving.tls import check_key_pair, grpc_credentials
+from aps_deploy.serving.tracing import Tracing, traced
 
 logger = logging.getLogger(__name__)
 
@@ -149,16 +150,17 @@ async def serve(settings: ServeSettings, *, started: Callable[[Addresses, Stoppi
     stopping = Stopping()
     with _bound(settings.host, settings.port) as listener:
         async with (
-            _grpc_server(registry, settings, stopping) as grpc_port,
-            _http_server(registry, settings, listener, stopping),
+            traced(settings.traces) as tracing,
+            _grpc_server(registry, settings, stopping, tracing) as grpc_port,
+            _http_server(registry, settings, listener, stopping, tracing),
         ):
             where = Addresses(settings.host, listener.getsockname()[1], grpc_port, settings.tls_cert is not None)
-            await load_models(registry)
-            _announce(where, settings)
-            if started is not None:
-                started(where, stopping)
-            async with watched(registry, settings, picture):
-                await stopping.wait()
+            if await _loaded(registry, stopping):
+                _announce(where, settings)
+                if started is not None:
+                    started(where, stopping)
+                async with watched(registry, settings, picture):
+                    await stopping.wait()
             registry.is_draining = True
             logger.info("stopping: not ready any more, accepted requests are answered")
             if stopping.with_delay:
@@ -175,6 +177,20 @@ def _announce(where: Addresses, settings: ServeSettings) -> None:
         logger.warning("anybody who reaches %s may use the models: there is no token", where.host)
     elif where.host not in _LOCAL_HOSTS and not where.has_tls:
         logger.warning("tokens and images go to %s in the clear: there is no TLS, unless in front of it", where.host)
+
+
+async def _loaded(registry: Registry, stopping: Stopping) -> bool:
+    """Load all models; return whether that came before the wish to stop, which leaves out those not begun yet."""
+    loading, asked = asyncio.create_task(load_models(registry)), asyncio.create_task(stopping.wait())
+    try:
+        await asyncio.wait((loading, asked), return_when=asyncio.FIRST_COMPLETED)
+        if loading.done():
+            loading.result()
+        return not stopping.is_asked
+    finally:
+        for task in (loading, asked):
+            task.cancel()
+        await asyncio.gather(loading, asked, return_exceptions=True)
 
 
 async def load_models(registry: Registry) -> None:
@@ -207,7 +223,11 @@ def _bound(host: str, port: int, option: str = "--port") -> socket.socket:
 
 @contextlib.asynccontextmanager
 async def _http_server(
-    registry: Registry, settings: ServeSettings, listener: socket.socket, stopping: Stopping
+    registry: Registry,
+    settings: ServeSettings,
+    listener: socket.socket,
+    stopping: Stopping,
+    tracing: Tracing | None,
 ) -> AsyncIterator[None]:
     """Serve HTTP on a bound socket; at the end answer what was accepted, and close."""
     import uvicorn
@@ -229,7 +249,7 @@ async def _http_server(
     limits = ConnectionLimits(
         settings.max_connections, settings.max_header_bytes, settings.header_timeout_s, settings.body_timeout_s
     )
-    app = HttpApp(registry, settings)
+    app = HttpApp(registry, settings, tracing)
     config = uvicorn.Config(
         app,
         http=protocol_class(limits, DirectInference(app, settings.max_body_bytes)),
@@ -260,7 +280,9 @@ async def _http_server(
 
 
 @contextlib.asynccontextmanager
-async def _grpc_server(registry: Registry, settings: ServeSettings, stopping: Stopping) -> AsyncIterator[int | None]:
+async def _grpc_server(
+    registry: Registry, settings: ServeSettings, stopping: Stopping, tracing: Tracing | None
+) -> AsyncIterator[int | None]:
     """Serve gRPC and yield its port; at the end answer what was accepted, and close."""
     if settings.grpc_port is None:
         yield None
@@ -281,7 +303,7 @@ async def _grpc_server(registry: Registry, settings: ServeSettings, stopping: St
         ("grpc.keepalive_timeout_ms", round(1000 * settings.body_timeout_s)),
     ]
     server = grpc.aio.server(options=options, maximum_concurrent_rpcs=settings.max_connections)
-    server.add_generic_rpc_handlers((GrpcService(registry, settings).handler(),))
+    server.add_generic_rpc_handlers((GrpcService(registry, settings, tracing).handler(),))
     # gRPC would say less, and on standard error, of a port that cannot be had.
     _bound(settings.host, settings.grpc_port, "--grpc-port").close()
     address = f"{_bracketed(settings.host)}:{settings.grpc_port}"

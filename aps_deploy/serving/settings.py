@@ -48,6 +48,8 @@ class ServeSettings:
         token: what clients must send as ``Authorization: Bearer TOKEN``; None lets everybody in.
         allow_control: whether clients may load and unload models.
         access_log: whether answered requests are logged, not only refused and failed ones.
+        traces: address of the OTLP collector that gets OpenTelemetry's traces; None asks the environment.
+        page: whether ``GET /`` is the page on which a picture can be moved.
     """
 
     target: Path
@@ -80,6 +82,8 @@ class ServeSettings:
     token: str | None = dataclasses.field(default=None, repr=False)
     allow_control: bool = False
     access_log: bool = False
+    traces: str | None = None
+    page: bool = True
 
     def __post_init__(self) -> None:
         for name in ("instances", "max_batch", "max_queue", "max_elements", "max_connections"):

@@ -234,10 +234,12 @@ def test_demo_says_where_everything_is(
 
     def run_demo(settings: running.DemoSettings, **callbacks: object) -> running.DemoResult:
         seen.append(settings)
-        return running.DemoResult((), all_verified, tmp_path / "map.png", tmp_path / "demo.json", 12.3)
+        repository = tmp_path / "demo" / "models"
+        return running.DemoResult((), all_verified, tmp_path / "map.png", tmp_path / "demo.json", repository, 12.3)
 
     monkeypatch.setattr(running, "run_demo", run_demo)
     result = invoke("demo", "--out-dir", tmp_path / "demo", "--images", "2", "--epochs", "1")
     assert result.exit_code == exit_code
     assert seen == [running.DemoSettings(tmp_path / "demo", num_shifted=2, fine_tune_epochs=1)]
     assert str(tmp_path / "map.png") in result.stdout and "12 seconds" in result.stdout
+    assert f" serve {tmp_path / 'demo' / 'models'}" in result.stdout and "http://127.0.0.1:8000/" in result.stdout

@@ -70,6 +70,7 @@ def test_the_extra_is_not_installed(
         (("--port", "65536"), "--port is 65536; accepted: 0 to 65535"),
         (("--port", "9000", "--grpc-port", "9000"), "both 9000"),
         (("--token-file", "no-such-file"), "the token file no-such-file cannot be read"),
+        (("--token", "sesame"), "--token"),  # every user of the machine could read it
         (("--canary", "0"), "--canary is 0.0; accepted: a number of seconds, more than 0"),
         (("--canary-unready",), "--canary-unready is for --canary SECONDS"),
         (("--canary-image", "photo.jpg"), "--canary-image is for --canary SECONDS"),
@@ -79,6 +80,7 @@ def test_the_extra_is_not_installed(
         (("--max-connections", "0"), "--max-connections is 0; accepted: at least 1"),
         (("--header-timeout-s", "0"), "--header-timeout-s is 0.0; accepted: more than 0"),
         (("--device", "tpu", *FREE_PORTS), "unknown device 'tpu'"),
+        (("--traces", "collector:4318", *FREE_PORTS), "--traces is 'collector:4318'; give a collector's address"),
     ],
 )
 def test_wrong_options(invoke: Invoke, foreign_onnx: Path, arguments: tuple[str, ...], words: str) -> None:
@@ -91,6 +93,7 @@ def test_options_reach_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv("APS_DEPLOY_TOKEN", "of-the-environment")
     options = ["--no-grpc", "--max-batch", "3", "--batching", "never", "--allow-control", "--instances", "2"]
     options += ["--canary", "30", "--canary-image", "photo.jpg", "--canary-unready", "--max-connections", "7"]
+    options += ["--no-page", "--traces", "http://127.0.0.1:4318"]
     options += ["--tls-cert", "cert.pem", "--tls-key", "key.pem", "--header-timeout-s", "3", "--body-timeout-s", "4"]
     result = CliRunner().invoke(app, ["serve", str(tmp_path), *options])
     assert result.exit_code == 0, result.output
@@ -111,5 +114,7 @@ def test_options_reach_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         tls_cert=Path("cert.pem"),
         tls_key=Path("key.pem"),
         token="of-the-environment",
+        traces="http://127.0.0.1:4318",
+        page=False,
     )
     assert "of-the-environment" not in result.output

@@ -132,3 +132,4 @@ def test_the_whole_demonstration_twice(tmp_path: Path) -> None:
             identical = line["consistency"]["identical_pairs_percent"]
             assert identical == 100 if line["model"] == "resnet20_aps3" else identical < 100
         assert result.picture.is_file()
+        assert sorted(path.name for path in result.repository.iterdir()) == ["resnet20", "resnet20_aps3"]

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import shutil
+import threading
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +13,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper
 
+from aps_deploy.serving.execution import WORKER
 from tests.runtimes import graphs
 from tests.serving.support import Running, running
 
@@ -62,3 +65,14 @@ def own_repository(repository: Path, tmp_path: Path) -> Path:
 def server(repository: Path) -> Iterator[Running]:
     with running(repository) as server:
         yield server
+
+
+@pytest.fixture(autouse=True)
+def no_worker_left() -> Iterator[None]:
+    """What a test starts ends with it; servers of a whole module or package are older than its tests."""
+    before = set(threading.enumerate())
+    yield
+    deadline = time.monotonic() + 10
+    while left := [thread.name for thread in set(threading.enumerate()) - before if thread.name.startswith(WORKER)]:
+        assert time.monotonic() < deadline, f"worker threads are left: {left}"
+        time.sleep(0.01)

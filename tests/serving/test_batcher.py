@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from typing import Any
+from collections.abc import Callable, Coroutine, Mapping
+from typing import Any, ClassVar
 
 import numpy as np
 import numpy.typing as npt
@@ -42,9 +42,12 @@ class Doubling:
 
 
 class Bench:
-    """A batcher in front of doubling engines."""
+    """A batcher in front of doubling engines; `run` closes it at the end of the scenario."""
+
+    made: ClassVar[list[Bench]] = []
 
     def __init__(self, *, num_engines: int = 1, **policy: Any) -> None:
+        self.made.append(self)
         self.engines = [Doubling() for _ in range(num_engines)]
         self.statistics = ModelStatistics()
         self.batcher = Batcher(self.engines, BatchPolicy(**{"max_rows": 4, **policy}), self.statistics)
@@ -65,8 +68,18 @@ class Bench:
         return first
 
 
-def run(scenario: Callable[[], Awaitable[None]]) -> None:
-    asyncio.run(asyncio.wait_for(scenario(), 60))  # type: ignore[arg-type]
+def run(scenario: Callable[[], Coroutine[Any, Any, None]]) -> None:
+    async def whole() -> None:
+        Bench.made.clear()
+        try:
+            await asyncio.wait_for(scenario(), 60)
+        finally:
+            for bench in Bench.made:
+                for engine in bench.engines:
+                    engine.may_run.set()
+                await asyncio.wait_for(bench.batcher.close(), 60)
+
+    asyncio.run(whole())
 
 
 def numbers_of(answers: list[Any]) -> list[list[float]]:
@@ -90,7 +103,6 @@ def test_what_queued_while_the_worker_was_busy_shares_a_run() -> None:
             1: 2,
             4: 1,
         }
-        await bench.batcher.close()
 
     run(scenario)
 
@@ -236,6 +248,16 @@ def test_closing_answers_what_was_accepted_and_refuses_the_rest() -> None:
     run(scenario)
 
 
+def test_closing_ends_the_wait_for_company() -> None:
+    async def scenario() -> None:
+        bench = Bench(delay_ns=3_600_000_000_000)
+        waiting = bench.submit(1)
+        await bench.batcher.close()
+        assert numbers_of([await waiting]) == [[2]]
+
+    run(scenario)
+
+
 def test_background_requests_go_last_fill_what_is_left_and_are_in_no_count_of_requests() -> None:
     async def scenario() -> None:
         bench = Bench()
@@ -248,7 +270,6 @@ def test_background_requests_go_last_fill_what_is_left_and_are_in_no_count_of_re
         assert numbers_of(answers) == [[0], [2], [4, 6], [14], [16]]
         assert bench.statistics.success.count == 3 and bench.statistics.inference_count == 4
         assert bench.statistics.execution_count == 3
-        await bench.batcher.close()
 
     run(scenario)
 
@@ -270,6 +291,5 @@ def test_a_background_request_gives_its_place_in_a_full_queue() -> None:
         assert bench.statistics.failures["REJECTED"] == 1
         bench.engine.may_run.set()
         assert numbers_of(await asyncio.gather(first, second, third)) == [[0], [2], [4]]
-        await bench.batcher.close()
 
     run(scenario)

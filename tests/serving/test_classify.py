@@ -5,15 +5,21 @@ from __future__ import annotations
 import io
 import json
 import struct
+import threading
+import time
 import zlib
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from aps_deploy.predict import predict
+from aps_deploy.serving import http_app
+from aps_deploy.serving.classify import image_tensors
 from tests.runtimes import graphs
 from tests.serving.support import Running, running
 
@@ -92,6 +98,34 @@ def bomb() -> bytes:
 def test_what_is_no_picture(alone: Running, body: bytes, words: str) -> None:
     status, _, answer = alone.request("POST", "/v1/classify", body)
     assert status == 415 and words in json.loads(answer)["error"]
+
+
+def test_no_more_pictures_are_decoded_at_once_than_there_are_cores(
+    repository: Path, pictures: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lock, both_began = threading.Lock(), threading.Event()
+    counts = {"now": 0, "most": 0}
+
+    def decode(*arguments: Any) -> Any:
+        with lock:
+            counts["now"] += 1
+            counts["most"] = max(counts["most"], counts["now"])
+            if counts["now"] == 2:
+                both_began.set()
+        assert both_began.wait(30)
+        time.sleep(0.02)  # a third one would come now
+        tensors = image_tensors(*arguments)
+        with lock:
+            counts["now"] -= 1
+        return tensors
+
+    monkeypatch.setattr(http_app, "image_tensors", decode)
+    monkeypatch.setattr(http_app.os, "cpu_count", lambda: 2)
+    with running(repository / "tiny" / "1" / "model.onnx") as server:
+        picture = pictures[0].read_bytes()
+        with ThreadPoolExecutor(6) as clients:
+            statuses = list(clients.map(lambda _: server.request("POST", "/v1/classify", picture)[0], range(6)))
+    assert statuses == [200] * 6 and counts["most"] == 2
 
 
 def test_models_that_take_no_pictures(server: Running, pictures: list[Path]) -> None:

@@ -48,6 +48,7 @@ REQUESTS = {
     "wrong shape": (PATH, *lists({**LISTED, "shape": [1, 3, 8, 9]})),
     "too few bytes": (PATH, *binary(b"1234")),
     "too many bytes": (PATH, *binary(VALUES.tobytes() + b"1234")),
+    "another site": (PATH, lists(LISTED)[0], {"Sec-Fetch-Site": "cross-site"}),
     "unknown model": ("/v2/models/nothing/infer", *lists(LISTED)),
     "expired": (PATH, *lists(LISTED, parameters={"timeout": 1})),
     "bad timeout": (PATH, *lists(LISTED, parameters={"timeout": -1})),

@@ -157,6 +157,12 @@ class TestRefusals:
         status, answer = server.json("POST", INFER, {}, **{"Content-Encoding": "br"})
         assert status == 415 and "gzip, deflate" in answer["error"]
 
+    def test_pages_of_other_sites(self, server: Running) -> None:
+        for site, wanted in (("cross-site", 403), ("same-site", 403), ("same-origin", 200), ("none", 200)):
+            status, answer = server.json("POST", INFER, document(ONE), **{"Sec-Fetch-Site": site})
+            assert status == wanted and ("error" in answer) == (wanted == 403)
+        assert server.request("GET", "/v2", headers={"Sec-Fetch-Site": "cross-site"})[0] == 200  # a link to it
+
     def test_damaged_compression(self, server: Running) -> None:
         for body in (b"nonsense", gzip.compress(b"{}")[:-9]):
             status, _, answer = server.request("POST", INFER, body, {"Content-Encoding": "gzip"})

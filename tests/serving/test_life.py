@@ -25,6 +25,9 @@ from tritonclient.utils import InferenceServerException
 from aps_deploy.errors import InputError
 from aps_deploy.serving import registry as registry_module
 from aps_deploy.serving.model import LoadedModel, load_model
+from aps_deploy.serving.repository import Repository
+from aps_deploy.serving.running import run_server
+from aps_deploy.serving.settings import ServeSettings
 from tests.serving.support import CLIENTS, Running, running, starting, tensor
 
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]})
@@ -66,6 +69,26 @@ def test_alive_but_not_ready_while_models_load(own_repository: Path, monkeypatch
         assert (seen["live"], seen["ready"], seen["infer"]) == (200, 400, 503)
         assert "is loading" in str(seen["words"])
         assert server.request("GET", "/v2/health/ready")[0] == 200
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows has no SIGTERM to catch")
+def test_a_signal_while_models_load_leaves_out_the_rest(
+    own_repository: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "aps_deploy.serving")
+    begun, announced = list[str](), list[object]()
+
+    def load_and_be_killed(name: str, *arguments: Any) -> LoadedModel:
+        begun.append(name)
+        if len(begun) == 1:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return load_model(name, *arguments)
+
+    monkeypatch.setattr(registry_module, "load_model", load_and_be_killed)
+    settings = ServeSettings(own_repository, port=0, grpc_port=0, threads=1, drain_delay_s=0.0)
+    run_server(settings, started=announced.append)
+    assert len(begun) <= 2 < len(Repository(own_repository).names()) and announced == []
+    assert caplog.messages[-1] == "stopped" and "listening" not in caplog.text
 
 
 @pytest.mark.parametrize("option", ["port", "grpc_port"])

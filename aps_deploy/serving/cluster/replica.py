@@ -16,6 +16,7 @@ from aps_deploy.serving.registry import Registry
 from aps_deploy.serving.repository import Repository
 from aps_deploy.serving.running import load_models
 from aps_deploy.serving.settings import ServeSettings
+from aps_deploy.serving.tracing import traced
 
 
 class Application:
@@ -59,15 +60,17 @@ class Replica:
         self._settings = settings
         self._registry = Registry(Repository(settings.target), settings)
         name_messages()
-        self.grpc = GrpcService(self._registry, settings)
         self._watching = contextlib.AsyncExitStack()
         picture = canary_picture(settings)
         await load_models(self._registry)
+        self._tracing = await self._watching.enter_async_context(traced(settings.traces))
+        self._watching.push_async_callback(self._registry.close)  # before the traces end, and after the canary
+        self.grpc = GrpcService(self._registry, settings, self._tracing)
         await self._watching.enter_async_context(watched(self._registry, settings, picture))
 
     def __serve_build_asgi_app__(self) -> Application:
         """Return the ASGI application; Ray calls it once, and runs its lifespan."""
-        return Application(HttpApp(self._registry, self._settings), self._close)
+        return Application(HttpApp(self._registry, self._settings, self._tracing), self._close)
 
     def check_health(self) -> None:
         """Do nothing where this replica is well; Ray asks every few seconds, and replaces it after three refusals.
@@ -82,7 +85,6 @@ class Replica:
     async def _close(self) -> None:
         """Answer what was accepted."""
         await self._watching.aclose()
-        await self._registry.close()
 
 
 for _name in UNARY_METHODS:
