@@ -22,6 +22,9 @@ ROOT = Path(__file__).parents[3]
 REFUSALS = {400, 401, 403, 404, 405, 408, 413, 415, 431, 501, 503}
 """What a request may be answered that cannot be served: never 500."""
 
+_LARGEST_CACHE = 256
+"""The server remembers at most so many entries of a kind: headers of a model, paths of inference requests."""
+
 
 @dataclasses.dataclass
 class Watched:
@@ -55,6 +58,7 @@ class Watched:
         To be entered after a tenth of as many: what is kept for good after its first use is no growth.
         """
         self.check_good_request()
+        self._fill_caches()
         before = self.held()
         yield
         self.check_good_request()
@@ -71,6 +75,29 @@ class Watched:
         """Return what the server holds more of than before, with both numbers."""
         after = self.held()
         return {name: (before[name], after[name]) for name in spare if after[name] > before[name] + spare[name]}
+
+    def _fill_caches(self) -> None:
+        """Make the server hold as much as it ever remembers of requests, and load what decodes pictures."""
+        connection = http.client.HTTPConnection("127.0.0.1", self.port, timeout=30)
+
+        def ask(method: str, path: str, body: bytes = b"", headers: dict[str, str] | None = None) -> bytes:
+            connection.request(method, path, body, headers or {})
+            return connection.getresponse().read()
+
+        with contextlib.closing(connection):
+            ask("POST", "/v1/models/tiny/classify", b"no picture")
+            for number in range(_LARGEST_CACHE):
+                ask("POST", f"/v2/models/nothing{number}/infer", b"{}")
+            for model in json.loads(ask("POST", "/v2/repository/index", b'{"ready": true}')):
+                path = f"/v2/models/{model['name']}/versions/{model['version']}"
+                entries = json.loads(ask("GET", path))["inputs"]
+                for entry in entries:
+                    entry["shape"] = [8 if size < 0 else size for size in entry["shape"]]
+                    entry["parameters"] = {"binary_data_size": 1}
+                header = json.dumps({"inputs": entries}).encode()
+                for number in range(_LARGEST_CACHE):
+                    padded = header + b" " * number
+                    ask("POST", f"{path}/infer", padded, {"Inference-Header-Content-Length": str(len(padded))})
 
     def check_good_request(self) -> None:
         """Check that a good request gets its right answer."""
