@@ -24,7 +24,7 @@ CONFIG_NAME = "config.pbtxt"
 
 
 @dataclasses.dataclass(frozen=True)
-class FileKind:
+class TritonNames:
     """What Triton calls a kind of model file.
 
     Attributes:
@@ -36,9 +36,9 @@ class FileKind:
     filename: str
 
 
-FILE_KINDS: dict[Platform, FileKind] = {
-    "onnxruntime_onnx": FileKind("onnxruntime", "model.onnx"),
-    "tensorrt_plan": FileKind("tensorrt", "model.plan"),
+TRITON_NAMES: dict[Platform, TritonNames] = {
+    "onnxruntime_onnx": TritonNames("onnxruntime", "model.onnx"),
+    "tensorrt_plan": TritonNames("tensorrt", "model.plan"),
 }
 """What is served here, by platform."""
 
@@ -89,11 +89,11 @@ def declared_platform(config: ModelConfig | None, source: Path | str) -> Platfor
     """
     if config is None or not (config.platform or config.backend):
         return None
-    for platform, kind in FILE_KINDS.items():
-        if config.platform in ("", platform) and config.backend in ("", kind.backend):
+    for platform, names in TRITON_NAMES.items():
+        if config.platform in ("", platform) and config.backend in ("", names.backend):
             return platform
     asked = " and ".join(name for name in (config.platform, config.backend) if name)
-    accepted = ", ".join(f"{kind.backend} (platform {platform})" for platform, kind in FILE_KINDS.items())
+    accepted = ", ".join(f"{names.backend} (platform {platform})" for platform, names in TRITON_NAMES.items())
     raise InputError(f"{source}: the backend is '{asked}'; served here: {accepted}.")
 
 
@@ -106,9 +106,9 @@ def model_filename(config: ModelConfig | None, version: Path) -> str:
         return str(config.default_model_filename)
     platform = declared_platform(config, CONFIG_NAME)
     if platform is not None:
-        return FILE_KINDS[platform].filename
-    names = [kind.filename for kind in FILE_KINDS.values()]
-    return next((name for name in names if (version / name).is_file()), names[0])
+        return TRITON_NAMES[platform].filename
+    filenames = [names.filename for names in TRITON_NAMES.values()]
+    return next((name for name in filenames if (version / name).is_file()), filenames[0])
 
 
 def complete_config(
@@ -125,11 +125,11 @@ def complete_config(
     Raises:
         InputError: the configuration is for another kind of file, or its tensors are not the file's.
     """
-    kind = FILE_KINDS[engine.platform]
+    names = TRITON_NAMES[engine.platform]
     if config is not None and declared_platform(config, CONFIG_NAME) not in (None, engine.platform):
         raise InputError(
             f"{CONFIG_NAME} of '{name}': the backend is '{config.backend or config.platform}', but {engine.source} is "
-            f"for {kind.backend}."
+            f"for {names.backend}."
         )
     complete = new_config()
     if config is None:
@@ -140,8 +140,8 @@ def complete_config(
         complete.instance_group.add(count=settings.instances)
     else:
         complete.CopyFrom(config)
-    complete.name, complete.platform, complete.backend = name, engine.platform, kind.backend
-    complete.default_model_filename = complete.default_model_filename or kind.filename
+    complete.name, complete.platform, complete.backend = name, engine.platform, names.backend
+    complete.default_model_filename = complete.default_model_filename or names.filename
     if not complete.HasField("version_policy"):
         complete.version_policy.latest.num_versions = 1
     if not complete.instance_group:

@@ -16,7 +16,7 @@ from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.runtimes.sidecar import sidecar_path
 from aps_deploy.serving.door import check_certificate
 from aps_deploy.serving.engine import FileDescription, OnnxEngine
-from aps_deploy.serving.model_config import CONFIG_NAME, FILE_KINDS, ModelConfig
+from aps_deploy.serving.model_config import CONFIG_NAME, TRITON_NAMES, ModelConfig
 from aps_deploy.serving.package.config import LABELS_FILE, WARM_UP_FILE, config_text, model_config
 from aps_deploy.serving.package.contents import check_fits, ensemble_configs, requests_may_join, warm_up_image
 from aps_deploy.serving.package.manifests import COMPOSE_FILE, KSERVE_FILE, compose_file, kserve_manifest, yaml_text
@@ -105,7 +105,7 @@ def _read(settings: PackageSettings) -> OnnxEngine | PlanDescription:
 
 def _write_version(folder: Path, settings: PackageSettings, engine: FileDescription) -> None:
     """Write the file with what proves it: the document of its export and its certificate."""
-    target = folder / FILE_KINDS[engine.platform].filename
+    target = folder / TRITON_NAMES[engine.platform].filename
     shutil.copyfile(settings.file, target)
     for path in (sidecar_path, certificate_path):
         if path(settings.file).is_file():
