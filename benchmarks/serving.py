@@ -2,7 +2,7 @@
 
     python -m benchmarks.serving              # every setting, about ten minutes; the client is wrk (apt install wrk)
     python -m benchmarks.serving --rounds 2 --settings two_convolutions:32:1
-    python -m benchmarks.serving --write      # also benchmarks/results/serving.json
+    python -m benchmarks.serving --write      # also benchmarks/results/serving.json; other settings in it stay
 
 16 clients on this machine ask one image each, as raw tensors (LitServe: base64 in JSON). All servers of a setting run
 at once and are loaded in turns, so that those that wait cost nothing but memory; each runs ONNX Runtime with the same
@@ -37,6 +37,7 @@ from rich.table import Table
 
 from aps_deploy.bench.timing import ratios, spread
 from aps_deploy.console import print_table
+from aps_deploy.files import read_json
 from aps_deploy.models import create_model
 from aps_deploy.runtimes.onnxruntime_session import session_options, start_session
 from benchmarks.machine import machine
@@ -132,8 +133,19 @@ def main() -> None:
         measured.append(measure(setting, compared, options.rounds, options.seconds))
     print_table(_table(measured))
     if options.write:
-        told = {"client": "wrk", "num_clients": NUM_CLIENTS, "rounds": options.rounds, "seconds": options.seconds}
-        keep(RESULTS, {**machine(), **told, "left_out": left_out, "measured": measured})
+        told = {**machine(), "client": "wrk", "num_clients": NUM_CLIENTS, "left_out": left_out}
+        keep(RESULTS, {**told, "measured": [*_kept(told, measured), *measured]})
+
+
+def _kept(told: Mapping[str, Any], measured: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Return what stands in the results of other settings, where it was measured on the same machine."""
+    if not RESULTS.exists():
+        return []
+    before = read_json(RESULTS)
+    if {key: before[key] for key in told} != json.loads(json.dumps(told)):
+        return []
+    new = {entry["setting"] for entry in measured}
+    return [entry for entry in before["measured"] if entry["setting"] not in new]
 
 
 def measure(setting: Setting, names: Sequence[str], rounds: int, seconds: int) -> dict[str, Any]:
@@ -165,6 +177,8 @@ def measure(setting: Setting, names: Sequence[str], rounds: int, seconds: int) -
     rates = {**{name: [run.rate for run in found] for name, found in runs.items()}, "session": session_rates}
     return {
         "setting": f"{setting.name}:{setting.side}:{setting.num_threads}",
+        "rounds": rounds,
+        "seconds": seconds,
         "servers": {name: _summed(found) for name, found in runs.items()},
         "session_images_per_s": spread(session_rates),
         "ratios": _ratios(rates, LEAST.get(setting.name, {})),

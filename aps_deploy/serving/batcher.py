@@ -16,7 +16,7 @@ from collections.abc import Sequence
 from aps_deploy.errors import ApsError
 from aps_deploy.serving.engine import Tensors
 from aps_deploy.serving.errors import UnavailableError, serving_error_of
-from aps_deploy.serving.execution import Engine, Execution, Outputs, RunObserver, Work, Worker
+from aps_deploy.serving.execution import Engine, Execution, LoopWorker, Outputs, RunObserver, Work, Worker
 from aps_deploy.serving.statistics import FailureReason, ModelStatistics
 
 _SWEEP_SECONDS = 0.02
@@ -50,17 +50,29 @@ class Batcher:
         policy: how requests are joined.
         statistics: where runs and requests are counted.
         name: the model's name, for messages.
+        runs_on_loop: whether runs are so short that they need no thread: handing one over takes longer.
     """
 
     def __init__(
-        self, engines: Sequence[Engine], policy: BatchPolicy, statistics: ModelStatistics, name: str = "model"
+        self,
+        engines: Sequence[Engine],
+        policy: BatchPolicy,
+        statistics: ModelStatistics,
+        name: str = "model",
+        *,
+        runs_on_loop: bool = False,
     ) -> None:
         self.policy = policy
         self._statistics = statistics
         self._name = name
         self._loop = asyncio.get_running_loop()
         self._queue: deque[Work] = deque()
-        self._workers = [Worker(engine, self._deliver, f"{name}-{number}") for number, engine in enumerate(engines)]
+        self._runs_on_loop = runs_on_loop
+        self._is_due = False  # a dispatch in this turn of the event loop
+        self._workers: list[Worker | LoopWorker] = [
+            LoopWorker(engine, self._deliver) if runs_on_loop else Worker(engine, self._deliver, f"{name}-{number}")
+            for number, engine in enumerate(engines)
+        ]
         self._idle = list(self._workers)
         self._wake: asyncio.TimerHandle | None = None
         self._sweep: asyncio.TimerHandle | None = None
@@ -152,11 +164,22 @@ class Batcher:
         self._queue.insert(position, work)
 
     def _dispatch(self) -> None:
+        if not self._runs_on_loop:
+            self._dispatch_now()
+        elif not self._is_due:
+            # Later in this turn of the event loop: what else it reads joins, since nothing runs meanwhile.
+            self._is_due = True
+            self._loop.call_soon(self._dispatch_now)
+
+    def _dispatch_now(self) -> None:
+        self._is_due = False
         while self._idle and self._queue:
             works = self._take()
             if works is None:
                 return
             self._idle.pop().start(works)
+            if self._is_due:
+                return  # the event loop has other things to do between two runs
 
     def _take(self) -> list[Work] | None:
         """Return the requests of the next run, oldest first; None where there are none, or they should wait."""
@@ -208,7 +231,7 @@ class Batcher:
         self._drop_unwanted(time.monotonic_ns())
         self._sweep = self._loop.call_later(_SWEEP_SECONDS, self._sweep_queue) if self._queue else None
 
-    def _deliver(self, worker: Worker, executions: list[Execution]) -> None:
+    def _deliver(self, worker: Worker | LoopWorker, executions: list[Execution]) -> None:
         self._idle.append(worker)
         # The next run starts before the answers of this one are written.
         self._dispatch()

@@ -157,3 +157,23 @@ class Worker:
                 self._loop.call_soon_threadsafe(self._deliver, self, executions)
             except RuntimeError:
                 return  # the loop is closed: the process is ending
+
+
+class LoopWorker:
+    """Runs batches where it is called, on the event loop itself: for networks faster than a thread wakes up.
+
+    Args:
+        engine: what runs them.
+        deliver: called with the worker and what became of a batch.
+    """
+
+    def __init__(self, engine: Engine, deliver: Callable[[LoopWorker, list[Execution]], None]) -> None:
+        self._engine = engine
+        self._deliver = deliver
+
+    def start(self, works: Sequence[Work]) -> None:
+        """Run these requests together."""
+        self._deliver(self, execute(self._engine, works))
+
+    def stop(self) -> None:
+        """Do nothing: there is no thread."""

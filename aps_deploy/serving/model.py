@@ -32,7 +32,7 @@ from aps_deploy.serving.settings import ServeSettings
 from aps_deploy.serving.signature import Signature, signature_of
 from aps_deploy.serving.statistics import ModelStatistics
 from aps_deploy.serving.tensors import OutputTensor, RequestedOutput, classified
-from aps_deploy.serving.warm_up import warm_up
+from aps_deploy.serving.warm_up import is_instant, warm_up
 
 logger = logging.getLogger(__name__)
 
@@ -54,6 +54,7 @@ class LoadedModel:
         labels: class names of outputs, by output.
         engines: one session per instance.
         joins: whether requests may share runs.
+        is_instant: whether its runs are shorter than the way to another thread.
     """
 
     name: str
@@ -64,6 +65,7 @@ class LoadedModel:
     labels: Mapping[str, Sequence[str]]
     engines: Sequence[ModelEngine]
     joins: bool
+    is_instant: bool = False
 
 
 def load_model(
@@ -101,7 +103,8 @@ def load_model(
             name,
         )
     joins = settings.batching == "always" or (settings.batching == "exact" and independent)
-    return LoadedModel(name, version, complete, signature, folder, labels, engines, joins)
+    instant = count == 1 and is_instant(engines[0], signature)
+    return LoadedModel(name, version, complete, signature, folder, labels, engines, joins, instant)
 
 
 def _own_labels(engine: ModelEngine) -> dict[str, tuple[str, ...]]:
@@ -134,7 +137,7 @@ class ServedModel:
         self.statistics = ModelStatistics()
         self.canary = None if settings.canary_s is None else CanaryRecord()
         policy = batch_policy(loaded.config, settings, joins=loaded.joins)
-        self.batcher = Batcher(loaded.engines, policy, self.statistics, self.name)
+        self.batcher = Batcher(loaded.engines, policy, self.statistics, self.name, runs_on_loop=loaded.is_instant)
 
     def metadata(self, versions: Sequence[str]) -> dict[str, Any]:
         """Return the protocol's model metadata; ``versions`` are those that are ready."""

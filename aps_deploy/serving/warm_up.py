@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -15,6 +16,9 @@ from aps_deploy.serving.engine import ModelEngine
 from aps_deploy.serving.signature import Signature, example_shape
 
 logger = logging.getLogger(__name__)
+
+_INSTANT_S = 0.0005
+_NUM_TIMED_RUNS = 5
 
 Tensors = dict[str, npt.NDArray[Any]]
 Run = Callable[[Mapping[str, npt.NDArray[Any]]], list[npt.NDArray[Any]]]
@@ -42,6 +46,26 @@ def warm_up(engine: ModelEngine, signature: Signature) -> bool:
         # The sizes were guessed; which ones are right, the file does not say.
         logger.warning("%s could not be warmed up: %s", signature.name, error)
         return False
+
+
+def is_instant(engine: ModelEngine, signature: Signature) -> bool:
+    """Return whether the largest batch takes a warm model less than half a millisecond, whatever clients send.
+
+    Handing a run to another thread and its answer back costs a tenth of that on an idle machine, and much more on a
+    busy one, where the event loop waits all that time.
+
+    Raises:
+        ApsError: the model fails on tensors of a shape that the file itself gives.
+    """
+    if engine.is_on_gpu or any(size < 0 for spec in engine.inputs for size in (spec.shape or (-1,))[1:]):
+        return False
+    tensors = _examples(engine, signature, max(1, signature.max_rows))
+    seconds = []
+    for _ in range(_NUM_TIMED_RUNS):
+        start = time.perf_counter()
+        engine.run(tensors)
+        seconds.append(time.perf_counter() - start)
+    return min(seconds) < _INSTANT_S
 
 
 def rows_are_independent(run: Run, tensors: Mapping[str, npt.NDArray[Any]], largest: int) -> bool:

@@ -35,6 +35,12 @@ class ServerProcess:
         assert found is not None
         return int(found[1]) / 1024
 
+    @property
+    def processor_s(self) -> float:
+        """Processor time that it took so far; on an idle machine at least as long as its start."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rpartition(")")[2].split()
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")
+
 
 @contextlib.contextmanager
 def server_process(target: Path, *options: str) -> Iterator[ServerProcess]:

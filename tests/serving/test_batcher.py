@@ -46,11 +46,12 @@ class Bench:
 
     made: ClassVar[list[Bench]] = []
 
-    def __init__(self, *, num_engines: int = 1, **policy: Any) -> None:
+    def __init__(self, *, num_engines: int = 1, runs_on_loop: bool = False, **policy: Any) -> None:
         self.made.append(self)
         self.engines = [Doubling() for _ in range(num_engines)]
         self.statistics = ModelStatistics()
-        self.batcher = Batcher(self.engines, BatchPolicy(**{"max_rows": 4, **policy}), self.statistics)
+        chosen = BatchPolicy(**{"max_rows": 4, **policy})
+        self.batcher = Batcher(self.engines, chosen, self.statistics, runs_on_loop=runs_on_loop)
 
     @property
     def engine(self) -> Doubling:
@@ -291,5 +292,44 @@ def test_a_background_request_gives_its_place_in_a_full_queue() -> None:
         assert bench.statistics.failures["REJECTED"] == 1
         bench.engine.may_run.set()
         assert numbers_of(await asyncio.gather(first, second, third)) == [[0], [2], [4]]
+
+    run(scenario)
+
+
+def test_on_the_loop_what_came_in_one_turn_shares_a_run() -> None:
+    async def scenario() -> None:
+        bench = Bench(runs_on_loop=True)
+        answers = [bench.submit(number) for number in range(6)]
+        left = bench.submit(6)
+        left.cancel()
+        assert bench.engine.batches == [] and bench.batcher.num_pending == 7
+        assert numbers_of(await asyncio.gather(*answers)) == [[2.0 * number] for number in range(6)]
+        assert bench.engine.batches == [[0, 1, 2, 3], [4, 5]]
+        # Between two runs the event loop does other things.
+        later = list[int]()
+        rest = [bench.submit(number) for number in range(8)]
+        asyncio.get_running_loop().call_soon(lambda: later.append(len(bench.engine.batches)))
+        await asyncio.gather(*rest)
+        assert later == [3] and len(bench.engine.batches) == 4
+        await bench.batcher.close()
+        assert bench.statistics.success.count == 14 and bench.statistics.failures["CANCELED"] == 1
+
+    run(scenario)
+
+
+def test_on_the_loop_a_delay_gathers_and_a_mistake_stays_its_own() -> None:
+    async def scenario() -> None:
+        bench = Bench(runs_on_loop=True, delay_ns=20_000_000)
+        answers = [bench.submit(1), bench.submit(13)]
+        await asyncio.sleep(0)
+        assert bench.engine.batches == []
+        answers += [bench.submit(2), bench.submit(14)]
+        found = await asyncio.gather(*answers, return_exceptions=True)
+        assert [type(value).__name__ for value in found] == ["list", "ServingError", "list", "InvalidRequestError"]
+        assert bench.engine.batches == [[1, 13, 2, 14], [1], [13], [2], [14]]
+        closing = asyncio.create_task(bench.batcher.close())
+        await closing
+        with pytest.raises(UnavailableError, match="unloaded"):
+            bench.submit(1)
 
     run(scenario)
