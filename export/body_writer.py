@@ -51,7 +51,7 @@ class BodyWriter:
         """
         output = self.multi(op_type, inputs, [name], **attributes)[0]
         for attribute, of_function in (references or {}).items():
-            kind = onnx.defs.get_schema(op_type).attributes[attribute].type
+            kind: Any = onnx.defs.get_schema(op_type).attributes[attribute].type
             self._nodes[-1].attribute.add(name=attribute, ref_attr_name=of_function, type=int(kind))
         return output
 

@@ -10,7 +10,7 @@ from typing import Any
 from hatchling.builders.hooks.plugin.interface import BuildHookInterface
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
-from building import LIBRARY, BuildError, build
+from building import LIBRARY, BuildError, build  # type: ignore[import-not-found]
 
 
 class CpuKernels(BuildHookInterface):  # type: ignore[type-arg]

@@ -89,7 +89,7 @@ def _train(table: Table, row: Row, settings: ReproduceSettings) -> TrainResult:
         resume=(out_dir / STATE_FILE).is_file(),
         device=settings.device,
         progress=settings.progress,
-        **({} if settings.workers is None else {"workers": settings.workers}),
+        workers=settings.workers,
     )
     if settings.nproc_per_node == 1:
         return run_training(chosen)

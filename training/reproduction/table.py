@@ -45,7 +45,13 @@ TABLES = Path(__file__).with_name("tables")
 SAMPLERS = ("strided", "lpf", "aps")
 _GRID_KEYS = ("arch", "sampler", "filter", "without", "augmentation", "criterion", "seed")
 _KEYS = ("title", "note", "train", "evaluate", "augmentations", "grid", "reported")
-_EVALUATE = {"protocols": ["cifar"], "shifts": "group", "shift_images": 256, "split": "test", "images": None}
+_EVALUATE: dict[str, Any] = {
+    "protocols": ["cifar"],
+    "shifts": "group",
+    "shift_images": 256,
+    "split": "test",
+    "images": None,
+}
 # The row says these, or the person who runs it.
 _NOT_SHARED = frozenset({"arch", "seed", "criterion", "data", "out_dir", "resume", "evaluate", "filter_size"})
 
@@ -158,7 +164,7 @@ def read_table(path: Path) -> Table:
     evaluate = {**_EVALUATE, **document.get("evaluate", {})}
     _check_keys(evaluate, tuple(_EVALUATE), path, "[evaluate]")
     shared = document.get("train", {})
-    augmentations = {"none": {}, **document.get("augmentations", {})}
+    augmentations: dict[str, dict[str, Any]] = {"none": {}, **document.get("augmentations", {})}
     for where, settings in {"[train]": shared, **{f"[augmentations.{k}]": v for k, v in augmentations.items()}}.items():
         _check_settings(settings, path, where)
     rows = [row for grid in document["grid"] for row in _rows(grid, shared, augmentations, path)]
