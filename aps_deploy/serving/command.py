@@ -8,7 +8,7 @@ from typing import Annotated, Literal
 import typer
 
 from aps_deploy import options
-from aps_deploy.serving.settings import Batching, ServeSettings
+from aps_deploy.serving.settings import Batching, OnnxRuntime, ServeSettings
 
 
 def serve(
@@ -24,6 +24,12 @@ def serve(
     port: Annotated[int, typer.Option("--port", metavar="N", help="HTTP port; 0 takes a free one.")] = 8000,
     grpc_port: Annotated[int, typer.Option("--grpc-port", metavar="N", help="gRPC port; 0 takes a free one.")] = 8001,
     grpc: Annotated[bool, typer.Option("--grpc/--no-grpc", help="Whether to serve gRPC.")] = True,
+    runtime: Annotated[
+        OnnxRuntime,
+        typer.Option(
+            "--runtime", help="What runs ONNX files; with kernels: of `export --polyphase custom-op`, on the CPU."
+        ),
+    ] = "onnxruntime",
     device: options.Device = None,
     threads: Annotated[
         int | None, typer.Option("--threads", metavar="N", help="Threads of one run [default: the cores, shared].")
@@ -156,6 +162,7 @@ def serve(
         host=host,
         port=port,
         grpc_port=grpc_port if grpc else None,
+        runtime=runtime,
         device=device,
         threads=threads,
         instances=instances,

@@ -16,15 +16,22 @@ import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.errors import ApsError, InputError
+from aps_deploy.plugins.cpu.library import KERNELS
 from aps_deploy.runtimes.availability import RUNTIMES, check_device
 from aps_deploy.runtimes.inputs import InputSpec, check_size, fixed_size
 from aps_deploy.runtimes.metadata import ModelMetadata
 from aps_deploy.runtimes.onnx_files import one_line
-from aps_deploy.runtimes.onnxruntime_session import onnxruntime_errors, session_options, start_session
+from aps_deploy.runtimes.onnxruntime_session import (
+    onnxruntime_errors,
+    session_options,
+    start_session,
+    start_with_kernels,
+)
 from aps_deploy.runtimes.opening import PLAN_SUFFIXES
 from aps_deploy.runtimes.sidecar import check_sidecar
 from aps_deploy.serving.datatypes import datatype_of_onnxruntime
 from aps_deploy.serving.errors import InvalidRequestError
+from aps_deploy.serving.settings import OnnxRuntime
 
 Tensors = Mapping[str, npt.NDArray[Any]]
 Platform = Literal["onnxruntime_onnx", "tensorrt_plan"]
@@ -100,12 +107,17 @@ class ModelEngine(FileDescription, Protocol):
 
 
 def open_engine(
-    path: str | os.PathLike[str], *, device: str | None = None, num_threads: int | None = None
+    path: str | os.PathLike[str],
+    *,
+    runtime: OnnxRuntime = "onnxruntime",
+    device: str | None = None,
+    num_threads: int | None = None,
 ) -> ModelEngine:
     """Return a model file, loaded: an engine (``.plan``, ``.engine``), or else an ONNX file.
 
     Args:
         path: the file.
+        runtime: what runs an ONNX file; an engine runs in the toolkit that made it.
         device: ``cpu``, ``cuda`` or None: CUDA where it works.
         num_threads: threads of one run on a CPU.
 
@@ -116,7 +128,7 @@ def open_engine(
         from aps_deploy.serving.plan_engine import PlanEngine
 
         return PlanEngine(path, device=device)
-    return OnnxEngine(path, device=device, num_threads=num_threads)
+    return OnnxEngine(path, runtime=runtime, device=device, num_threads=num_threads)
 
 
 class OnnxEngine:
@@ -124,6 +136,8 @@ class OnnxEngine:
 
     Args:
         path: the file.
+        runtime: ``onnxruntime``, or ``onnxruntime-kernels``, where the project's CPU kernels compute the custom
+            operators; nothing else takes their place.
         device: ``cpu``, ``cuda`` or None: CUDA where its provider truly starts.
         num_threads: threads of one run.
 
@@ -131,28 +145,39 @@ class OnnxEngine:
         inputs: what it takes.
         outputs: what it returns.
         metadata: what the file says about itself; empty for a file of another tool.
-        providers: what computes, as ONNX Runtime reports it.
+        providers: what computes, as ONNX Runtime reports it; the CPU kernels last.
 
     Raises:
         InputError: the file is missing, no ONNX file, changed since it was exported, or has an input or output of a
-            type the protocol does not know.
+            type the protocol does not know; or the kernels are not there, or have nothing to do in it.
     """
 
     platform: Platform = "onnxruntime_onnx"
 
-    def __init__(self, path: str | os.PathLike[str], *, device: str | None = None, num_threads: int | None = None):
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        runtime: OnnxRuntime = "onnxruntime",
+        device: str | None = None,
+        num_threads: int | None = None,
+    ) -> None:
         self.source = os.fspath(path)
         if not Path(path).is_file():
             raise InputError(f"{self.source} does not exist; give the path of an ONNX file.")
         check_sidecar(path)
-        where = check_device(device, RUNTIMES["onnxruntime"])
-        self._session = start_session(path, where, session_options(num_threads), self.source)
+        where = check_device(device, RUNTIMES[runtime])
+        uses_kernels = runtime == "onnxruntime-kernels"
+        start = start_with_kernels if uses_kernels else start_session
+        self._session = start(path, where, session_options(num_threads), self.source)
         self._failures = onnxruntime_errors()
         self.inputs = tuple(_spec(entry, self.source) for entry in self._session.get_inputs())
         self.outputs = tuple(_spec(entry, self.source) for entry in self._session.get_outputs())
         properties = self._session.get_modelmeta().custom_metadata_map
         self.metadata = ModelMetadata.from_properties(properties, self.source)
-        self.providers = tuple(self._session.get_providers())
+        self.providers: tuple[str, ...] = tuple(self._session.get_providers())
+        if uses_kernels:
+            self.providers += (KERNELS,)
         # A graph whose sizes are free can meet tensors that it cannot compute: the client's mistake.
         is_free = any(size < 0 for spec in self.inputs for size in (spec.shape or (-1,))[1:])
         self._error_class = InvalidRequestError if is_free else ApsError

@@ -91,7 +91,7 @@ def load_model(
     count = num_instances(config, settings)
     threads = settings.threads or max(1, (os.cpu_count() or 1) // count)
     device = device_of(config, settings)
-    engines = [open_engine(file, device=device, num_threads=threads) for _ in range(count)]
+    engines = [open_engine(file, runtime=settings.runtime, device=device, num_threads=threads) for _ in range(count)]
     complete = complete_config(config, name, engines[0], settings)
     signature = signature_of(engines[0], name, complete.max_batch_size)
     labels = {**_own_labels(engines[0]), **labels_of(complete, folder, signature)}

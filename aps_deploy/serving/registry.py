@@ -163,7 +163,8 @@ class Registry:
             self._forget(name)
             for model in models:
                 self._set(IndexEntry(name, model.version, "READY"))
-                logger.info("model %s version %s is ready on %s", name, model.version, model.engine.providers[0])
+                providers = " and ".join(model.engine.providers)
+                logger.info("model %s version %s is ready on %s", name, model.version, providers)
             self._retire(list(old.values()))
 
     async def unload(self, name: str) -> None:

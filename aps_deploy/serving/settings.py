@@ -10,6 +10,8 @@ from typing import Literal, get_args
 from aps_deploy.errors import InputError
 
 Batching = Literal["exact", "always", "never"]
+OnnxRuntime = Literal["onnxruntime", "onnxruntime-kernels"]
+"""What runs ONNX files in the server, by the names of `aps_deploy.runtimes.availability`."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -21,6 +23,7 @@ class ServeSettings:
         host: address to listen on.
         port: HTTP port; 0 takes a free one.
         grpc_port: gRPC port; 0 takes a free one, None serves no gRPC.
+        runtime: what runs ONNX files.
         device: ``cpu``, ``cuda`` or None: CUDA where it works.
         threads: threads of one run; None shares the cores among the instances.
         instances: sessions per model, each on its own thread.
@@ -56,6 +59,7 @@ class ServeSettings:
     host: str = "127.0.0.1"
     port: int = 8000
     grpc_port: int | None = 8001
+    runtime: OnnxRuntime = "onnxruntime"
     device: str | None = None
     threads: int | None = None
     instances: int = 1
@@ -106,6 +110,7 @@ class ServeSettings:
                     raise InputError(f"{option} is for --canary SECONDS, which is not given.")
         elif not 0 < self.canary_s < math.inf:
             raise InputError(f"--canary is {self.canary_s!r}; accepted: a number of seconds, more than 0.")
+        _check("runtime", self.runtime, self.runtime in get_args(OnnxRuntime), ", ".join(get_args(OnnxRuntime)))
         _check("batching", self.batching, self.batching in get_args(Batching), ", ".join(get_args(Batching)))
         if self.port and self.port == self.grpc_port:
             raise InputError(f"--port and --grpc-port are both {self.port}; give two different ones.")

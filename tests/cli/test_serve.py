@@ -79,6 +79,8 @@ def test_the_extra_is_not_installed(
         (("--tls-cert", "no-such.pem", "--tls-key", "key.pem"), "no-such.pem cannot be read"),
         (("--max-connections", "0"), "--max-connections is 0; accepted: at least 1"),
         (("--header-timeout-s", "0"), "--header-timeout-s is 0.0; accepted: more than 0"),
+        (("--runtime", "onnxruntime-kernels", *FREE_PORTS), "or use --runtime onnxruntime."),
+        (("--runtime", "torch", *FREE_PORTS), "'torch' is not one of 'onnxruntime', 'onnxruntime-kernels'"),
         (("--device", "tpu", *FREE_PORTS), "unknown device 'tpu'"),
         (("--traces", "collector:4318", *FREE_PORTS), "--traces is 'collector:4318'; give a collector's address"),
     ],
@@ -93,7 +95,7 @@ def test_options_reach_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: P
     monkeypatch.setenv("APS_DEPLOY_TOKEN", "of-the-environment")
     options = ["--no-grpc", "--max-batch", "3", "--batching", "never", "--allow-control", "--instances", "2"]
     options += ["--canary", "30", "--canary-image", "photo.jpg", "--canary-unready", "--max-connections", "7"]
-    options += ["--no-page", "--traces", "http://127.0.0.1:4318"]
+    options += ["--runtime", "onnxruntime-kernels", "--no-page", "--traces", "http://127.0.0.1:4318"]
     options += ["--tls-cert", "cert.pem", "--tls-key", "key.pem", "--header-timeout-s", "3", "--body-timeout-s", "4"]
     result = CliRunner().invoke(app, ["serve", str(tmp_path), *options])
     assert result.exit_code == 0, result.output
@@ -116,5 +118,6 @@ def test_options_reach_the_settings(monkeypatch: pytest.MonkeyPatch, tmp_path: P
         token="of-the-environment",
         traces="http://127.0.0.1:4318",
         page=False,
+        runtime="onnxruntime-kernels",
     )
     assert "of-the-environment" not in result.output
