@@ -95,6 +95,7 @@ class Peer:
         body: what a request carries.
         headers: with these headers.
         statistics: where the protocol's statistics are; None where it has none.
+        group: its process group, which sleeps unless it is `awake`; None where it never does.
     """
 
     name: str
@@ -102,6 +103,19 @@ class Peer:
     body: bytes
     headers: dict[str, str]
     statistics: str | None
+    group: int | None = None
+
+    @contextlib.contextmanager
+    def awake(self) -> Iterator[None]:
+        """Let it run meanwhile: some servers look for work all the time, and take it from those that are measured."""
+        if self.group is None:
+            yield
+            return
+        os.killpg(self.group, signal.SIGCONT)
+        try:
+            yield
+        finally:
+            os.killpg(self.group, signal.SIGSTOP)
 
     def ask(self) -> bytes:
         """Return the answer to one request."""
@@ -141,9 +155,9 @@ def peer(name: str, file: Path, image: npt.NDArray[np.float32], num_threads: int
     body, header_length = Payload([Input("images", "FP32", image.shape)], [image.tobytes()]).http_body()
     headers = {"Inference-Header-Content-Length": str(header_length), "Content-Type": "application/octet-stream"}
 
-    def protocol(port: int) -> Peer:
+    def protocol(port: int, group: int | None = None) -> Peer:
         model = f"http://127.0.0.1:{port}/v2/models/{MODEL}"
-        return Peer(name, f"{model}/infer", body, headers, f"{model}/stats")
+        return Peer(name, f"{model}/infer", body, headers, f"{model}/stats", group)
 
     if name == "tritonserver":
         with triton.triton(_repository(file, side, num_threads, folder / "models"), folder) as server:
@@ -155,19 +169,22 @@ def peer(name: str, file: Path, image: npt.NDArray[np.float32], num_threads: int
         repository = _repository(file, side, num_threads, folder / "models")
         options = ["--port", ports[0], "--grpc-port", ports[1], "--threads", str(num_threads)]
         command = [sys.executable, "-m", "aps_deploy.cli", "serve", str(repository), *options]
-        with _process(command, http, "/v2/health/ready"):
-            yield protocol(http)
+        with _process(command, http, "/v2/health/ready") as group:
+            yield protocol(http, group)
     elif name == "pytriton":
         command = [str(_python(name)), "-c", _PYTRITON, *place, *ports]
-        with _process(command, http, f"/v2/models/{MODEL}/ready", _libraries()):
-            # It refuses to tell its statistics.
+        with _process(command, http, f"/v2/models/{MODEL}/ready", _libraries()) as group:
+            # It refuses to tell its statistics, and does not survive being stopped.
+            os.killpg(group, signal.SIGCONT)
             yield dataclasses.replace(protocol(http), statistics=None)
     else:
         script = folder / "litserve_server.py"  # its workers import it
         script.write_text(_LITSERVE)
-        with _process([str(_python(name)), str(script), *place, ports[0]], http, "/health"):
+        with _process([str(_python(name)), str(script), *place, ports[0]], http, "/health") as group:
             content = json.dumps({"image": base64.b64encode(image.tobytes()).decode()}).encode()
-            yield Peer(name, f"http://127.0.0.1:{http}/predict", content, {"Content-Type": "application/json"}, None)
+            yield Peer(
+                name, f"http://127.0.0.1:{http}/predict", content, {"Content-Type": "application/json"}, None, group
+            )
 
 
 def _python(name: str) -> Path:
@@ -182,7 +199,7 @@ def _libraries() -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def _process(command: list[str], port: int, path: str, variables: dict[str, str] | None = None) -> Iterator[None]:
+def _process(command: list[str], port: int, path: str, variables: dict[str, str] | None = None) -> Iterator[int]:
     environment = {**os.environ, **(variables or {})}
     process = subprocess.Popen(
         command,
@@ -198,11 +215,13 @@ def _process(command: list[str], port: int, path: str, variables: dict[str, str]
             if process.poll() is not None or time.monotonic() > deadline:
                 raise RuntimeError(f"{' '.join(command[:3])} does not start")
             time.sleep(0.1)
-        yield
+        os.killpg(process.pid, signal.SIGSTOP)
+        yield process.pid
     finally:
         # With everything that it started.
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGTERM)
+            os.killpg(process.pid, signal.SIGCONT)
         with contextlib.suppress(subprocess.TimeoutExpired):
             process.wait(30)
         with contextlib.suppress(ProcessLookupError):

@@ -5,10 +5,10 @@
     python -m benchmarks.serving --write      # also benchmarks/results/serving.json; other settings in it stay
 
 16 clients on this machine ask one image each, as raw tensors (LitServe: base64 in JSON). All servers of a setting run
-at once and are loaded in turns, so that those that wait cost nothing but memory; each runs ONNX Runtime with the same
-number of threads and joins up to 16 images. Triton is there in every setting, the others where a bar names them. The
-*session* is ONNX Runtime in a loop, with as many threads, and with as many images in a run as our server had on average
-in the same round.
+at once and are loaded in turns; ours and LitServe are stopped while they wait, Triton and PyTriton are idle. Each runs
+ONNX Runtime with the same number of threads and joins up to 16 images. Triton is there in every setting, the others
+where a bar names them. The *session* is ONNX Runtime in a loop, with as many threads, and with as many images in a run
+as our server had on average in the same round.
 """
 
 from __future__ import annotations
@@ -164,16 +164,19 @@ def measure(setting: Setting, names: Sequence[str], rounds: int, seconds: int) -
             folder.mkdir()
             servers.append(stack.enter_context(peer(name, file, image, setting.num_threads, folder)))
         for server in servers:
-            check(server, expected)
-            load(server, min(seconds, 2), Path(place))  # warm-up
+            with server.awake():
+                check(server, expected)
+                load(server, min(seconds, 2), Path(place))  # warm-up
         for number in range(rounds):
             turn = number % len(servers)
             for server in servers[turn:] + servers[:turn]:
-                runs[server.name].append(load(server, seconds, Path(place)))
+                with server.awake():
+                    runs[server.name].append(load(server, seconds, Path(place)))
             batch = round(runs["own"][-1].mean_batch or 1)
             session_rates.append(session_rate(session, image, batch, seconds))
         for server in servers:
-            check(server, expected)
+            with server.awake():
+                check(server, expected)
     rates = {**{name: [run.rate for run in found] for name, found in runs.items()}, "session": session_rates}
     return {
         "setting": f"{setting.name}:{setting.side}:{setting.num_threads}",

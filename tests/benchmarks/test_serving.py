@@ -45,7 +45,7 @@ def test_wrong_answers_are_not_timed(tmp_path: Path) -> None:
     image = np.ones((1, 3, 8, 8), np.float32)
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     logits = session.run(None, {"images": image})[0]
-    with peer("own", file, image, 1, tmp_path) as server:
+    with peer("own", file, image, 1, tmp_path) as server, server.awake():
         serving.check(server, logits.tobytes())
         with pytest.raises(RuntimeError, match="own answers something else than the session"):
             serving.check(dataclasses.replace(server, body=server.body[:-4] + b"\0\0\0\0"), logits.tobytes())
