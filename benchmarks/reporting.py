@@ -8,17 +8,34 @@ from typing import Any
 
 from aps_deploy.files import write_json
 
+RESULTS_FOLDER = Path(__file__).with_name("results")
+
 
 def add_write_option(parser: argparse.ArgumentParser, results: Path) -> None:
-    """Add ``--write``."""
-    parser.add_argument("--write", action="store_true", help=f"write the result to {results.name}")
+    """Add ``--write`` and ``--write-to``."""
+    parser.add_argument("--write", action="store_true", help=f"keep the result as {results.name}")
+    parser.add_argument("--write-to", type=Path, metavar="FILE", help="write the result to a file")
 
 
-def keep(results: Path, document: dict[str, Any]) -> None:
-    """Write a result and print where it is."""
-    results.parent.mkdir(exist_ok=True)
-    write_json(results, document)
-    print(results)
+def add_common_options(parser: argparse.ArgumentParser, results: Path, *, rounds: int) -> None:
+    """Add ``--rounds``, with its default, ``--threads`` and ``--write``."""
+    parser.add_argument("--rounds", type=int, default=rounds, help="runs of each network")
+    parser.add_argument("--threads", type=int, help="threads of the runtime [default: its choice]")
+    add_write_option(parser, results)
+
+
+def keep(options: argparse.Namespace, results: Path, document: dict[str, Any]) -> None:
+    """Write a result where the options ask for it, and print where it is.
+
+    Args:
+        options: with those of `add_write_option`.
+        results: the file of ``--write``.
+        document: the result.
+    """
+    for path in ([results] if options.write else []) + ([options.write_to] if options.write_to else []):
+        path.parent.mkdir(exist_ok=True)
+        write_json(path, document)
+        print(path)
 
 
 def judged(found: dict[str, float], *, at_most: float | None = None, at_least: float | None = None) -> dict[str, Any]:

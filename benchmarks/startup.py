@@ -31,10 +31,10 @@ from aps_deploy.export import export_checkpoint
 from aps_deploy.images import find_images_anywhere
 from aps_deploy.packaged import packaged_images
 from benchmarks.machine import machine
-from benchmarks.reporting import add_write_option, cells, judged, keep
+from benchmarks.reporting import RESULTS_FOLDER, add_write_option, cells, judged, keep
 from benchmarks.timing import ratios, spread
 
-RESULTS = Path(__file__).with_name("results") / "startup.json"
+RESULTS = RESULTS_FOLDER / "startup.json"
 PACKAGED = "resnet20_aps3.cifar10"
 
 # What the installed script does.
@@ -66,8 +66,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = [*_help(options.rounds, Path(folder)), *_predict(options.rounds, Path(folder))]
     print_table(_table(found))
-    if options.write:
-        keep(RESULTS, {**machine(), "rounds": options.rounds, "measured": found})
+    keep(options, RESULTS, {**machine(), "rounds": options.rounds, "measured": found})
 
 
 def cost(*command: str | os.PathLike[str], bytecode: Path) -> Cost:
@@ -93,7 +92,7 @@ def cost(*command: str | os.PathLike[str], bytecode: Path) -> Cost:
 
 def _help(rounds: int, folder: Path) -> list[dict[str, Any]]:
     costs = _rounds({"help": (*COMMAND, "--help")}, rounds, folder)["help"]
-    return [_row("aps-deploy --help, processor seconds", [each.processor_s for each in costs], at_most=0.3)]
+    return [_row("aps-deploy --help, processor seconds", "s", [each.processor_s for each in costs], at_most=0.3)]
 
 
 def _predict(rounds: int, folder: Path) -> list[dict[str, Any]]:
@@ -105,9 +104,14 @@ def _predict(rounds: int, folder: Path) -> list[dict[str, Any]]:
     wall = {name: [each.wall_s for each in values] for name, values in costs.items()}
     spent = {name: [each.processor_s for each in values] for name, values in costs.items()}
     return [
-        _row("predict / import and run once, seconds", ratios(wall["predict"], wall["bare"]), at_most=1.5),
-        _row("predict / import and run once, processor seconds", ratios(spent["predict"], spent["bare"]), at_most=1.5),
-        _row("predict, seconds", wall["predict"]),
+        _row("predict / import and run once, seconds", "ratio", ratios(wall["predict"], wall["bare"]), at_most=1.5),
+        _row(
+            "predict / import and run once, processor seconds",
+            "ratio",
+            ratios(spent["predict"], spent["bare"]),
+            at_most=1.5,
+        ),
+        _row("predict, seconds", "s", wall["predict"]),
     ]
 
 
@@ -124,8 +128,8 @@ def _rounds(
     return costs
 
 
-def _row(what: str, values: list[float], at_most: float | None = None) -> dict[str, Any]:
-    return {"what": what, **judged(spread(values), at_most=at_most)}
+def _row(what: str, unit: str, values: list[float], at_most: float | None = None) -> dict[str, Any]:
+    return {"what": what, "unit": unit, **judged(spread(values), at_most=at_most)}
 
 
 def _table(rows: list[dict[str, Any]]) -> Table:

@@ -98,8 +98,7 @@ def main() -> None:
         f"({100 * share['smallest']:.1f} to {100 * share['largest']:.1f} % over {options.rounds} rounds); "
         f"whole verification: {100 * whole['share_of_raw']:.1f} %"
     )
-    if options.write:
-        keep(RESULTS, document)
+    keep(options, RESULTS, document)
 
 
 def consistency_ratios(setting: Setting, rounds: int) -> dict[str, Any]:
