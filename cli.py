@@ -20,11 +20,13 @@ from aps_deploy.files import read_lines
 from aps_deploy.serving.command import serve
 from aps_deploy.serving.package.command import package
 from aps_deploy.training import options as train_options
+from aps_deploy.training.authors_flags import AuthorsCommand
 from aps_deploy.training.command import train
+from aps_deploy.training.reproduction.command import reproduce
 from aps_deploy.verification.command import verify
 
 app = new_app()
-app.command()(train)
+app.command(cls=AuthorsCommand)(train)
 
 
 @app.command()
@@ -40,6 +42,10 @@ def evaluate(
         typer.Option(
             "--protocol", help="The authors' protocol [default: cifar or imagenet, by the size of the input]."
         ),
+    ] = None,
+    erased_side: Annotated[
+        int | None,
+        typer.Option("--erased-side", metavar="N", help="Side of the square that cifar-erase blanks [default: 3]."),
     ] = None,
     shifts: Annotated[
         str, typer.Option("--shifts", metavar="group|all|N|none", help="Shifts tried on the sample.")
@@ -70,6 +76,9 @@ def evaluate(
         _print_json(result.to_dict())
     else:
         print_rows(result.rows())
+
+
+app.command()(reproduce)
 
 
 @app.command("import")

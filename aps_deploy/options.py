@@ -24,8 +24,8 @@ Runtime = Annotated[
     Option(
         "--runtime",
         metavar="NAME",
-        help="torch, torch-compiled, onnxruntime, onnxruntime-tensorrt, onnx-reference, openvino, tensorrt or "
-        "tensorrt-rtx [default: the file's own].",
+        help="torch, torch-compiled, onnxruntime, onnxruntime-kernels, onnxruntime-tensorrt, onnx-reference, openvino, "
+        "tensorrt or tensorrt-rtx [default: the file's own].",
     ),
 ]
 RuntimeOrAll = Annotated[
@@ -33,8 +33,8 @@ RuntimeOrAll = Annotated[
     Option(
         "--runtime",
         metavar="NAME|all",
-        help="torch, torch-compiled, onnxruntime, onnxruntime-tensorrt, onnx-reference, openvino, tensorrt, "
-        "tensorrt-rtx, or all [default: the file's own].",
+        help="torch, torch-compiled, onnxruntime, onnxruntime-kernels, onnxruntime-tensorrt, onnx-reference, openvino, "
+        "tensorrt, tensorrt-rtx, or all [default: the file's own].",
     ),
 ]
 Device = Annotated[str | None, Option("--device", metavar="NAME", help="cpu or cuda [default: cuda where it works].")]

@@ -1,12 +1,14 @@
 """The bodies of the custom operators, in standard ONNX operators.
 
 They repeat `aps_deploy.polyphase` operation for operation, so equal energies give equal integers, equal indices and
-equal bits. Component k = dy + s*dx is ``X[:, :, dy::s, dx::s]``; ties go to the lowest k. Three things differ from
+equal bits. Component k = dy + s*dx is ``X[:, :, dy::s, dx::s]``; ties go to the lowest k. Four things differ from
 the obvious way to write them, each for a reason:
 
 * The index comes from a chain of comparisons. ArgMax and TopK promise no order among ties in TensorRT.
 * Non-finite values are found by ``value <= FLT_MAX``, which is false for NaN and infinity alike. ReduceMax is no
   help: in ONNX Runtime 1.31 on a CPU it loses a NaN nearly always (29 of 30 small maps).
+* A blur takes its padding and its number of groups from the node's attributes: a body is shared by layers that
+  differ in both, and they must be constants.
 * Energies are sorted into components by SpaceToDepth, which needs no shape arithmetic in the graph. It numbers
   components dy*s + dx, so the scores (one per component, N x s*s of them) are permuted at the end.
 """
@@ -19,7 +21,7 @@ import numpy as np
 import onnx
 
 from aps_deploy.export.body_writer import BodyWriter
-from aps_deploy.export.op_names import Choice, index_op, select_op, take_op
+from aps_deploy.export.op_names import Choice, blurred_op, index_op, select_op, take_op
 
 TakeForm = Literal["where", "gather"]
 
@@ -27,6 +29,8 @@ TakeForm = Literal["where", "gather"]
 SCORES = "polyphase_scores"
 EXACT_MEAN_OP = "ExactMean"
 NODE_ATTRIBUTES = ("plugin_namespace", "plugin_version", "stride")
+# Of the blurred operators only: what circular padding adds, as `Pad` takes it (8 integers), and the groups of the blur.
+PADS_ATTRIBUTE, CHANNELS_ATTRIBUTE = "pads", "channels"
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
 _QUANTISED_MAX = 2.0**30
@@ -35,26 +39,44 @@ _SCALE_FLOOR = 2.0**-90
 _LAST = np.iinfo(np.int32).max
 
 
-def index_function(choice: Choice, *, opset: int) -> onnx.FunctionProto:
-    """Return ``PolyphaseIndex_*``: X (N, C, H, W) -> I (N,) int64."""
+def index_function(choice: Choice, *, opset: int, blurred: bool = False) -> onnx.FunctionProto:
+    """Return ``PolyphaseIndex_*``: X (N, C, H, W) -> I (N,) int64; with ``blurred``, ``BlurredIndex_*``: X, K -> I."""
     writer = BodyWriter(["I"])
-    _write_index(writer, choice)
-    return writer.function(index_op(choice), ["X"], opset=opset, attributes=NODE_ATTRIBUTES)
+    _write_index(writer, choice, _write_map(writer, blurred))
+    return _function(writer, index_op(choice), blurred, [], opset)
 
 
-def take_function(stride: int, *, form: TakeForm, opset: int) -> onnx.FunctionProto:
-    """Return ``PolyphaseTake``: X (N, C, H, W), I (N,) int64 -> Y (N, C, H/s, W/s)."""
+def take_function(stride: int, *, form: TakeForm, opset: int, blurred: bool = False) -> onnx.FunctionProto:
+    """Return ``PolyphaseTake``: X (N, C, H, W), I (N,) -> Y (N, C, H/s, W/s); or ``BlurredTake``: X, K, I -> Y."""
     writer = BodyWriter(["Y"])
-    _write_take(writer, stride, form)
-    return writer.function(take_op(stride), ["X", "I"], opset=opset, attributes=NODE_ATTRIBUTES)
+    _write_take(writer, stride, form, _write_map(writer, blurred))
+    return _function(writer, take_op(stride), blurred, ["I"], opset)
 
 
-def select_function(choice: Choice, *, form: TakeForm, opset: int) -> onnx.FunctionProto:
-    """Return ``PolyphaseSelect_*``: X (N, C, H, W) -> Y (N, C, H/s, W/s), I (N,) int64."""
+def select_function(choice: Choice, *, form: TakeForm, opset: int, blurred: bool = False) -> onnx.FunctionProto:
+    """Return ``PolyphaseSelect_*``: X (N, C, H, W) -> Y (N, C, H/s, W/s), I (N,); or ``BlurredSelect_*``: X, K."""
     writer = BodyWriter(["Y", "I"])
-    _write_index(writer, choice)
-    _write_take(writer, choice.stride, form)
-    return writer.function(select_op(choice), ["X"], opset=opset, attributes=NODE_ATTRIBUTES)
+    source = _write_map(writer, blurred)
+    _write_index(writer, choice, source)
+    _write_take(writer, choice.stride, form, source)
+    return _function(writer, select_op(choice), blurred, [], opset)
+
+
+def _function(
+    writer: BodyWriter, op_type: str, blurred: bool, further_inputs: list[str], opset: int
+) -> onnx.FunctionProto:
+    inputs = ["X", "K", *further_inputs] if blurred else ["X", *further_inputs]
+    attributes = (*NODE_ATTRIBUTES, PADS_ATTRIBUTE, CHANNELS_ATTRIBUTE) if blurred else NODE_ATTRIBUTES
+    return writer.function(blurred_op(op_type) if blurred else op_type, inputs, opset=opset, attributes=attributes)
+
+
+def _write_map(writer: BodyWriter, blurred: bool) -> str:
+    """Return the map that components are taken of: X, or X blurred by K (C, 1, f, f), one filter per channel."""
+    if not blurred:
+        return "X"
+    pads = writer.op("Constant", [], "pads", references={"value_ints": PADS_ATTRIBUTE})
+    padded = writer.op("Pad", ["X", pads], "padded", mode="wrap")
+    return writer.op("Conv", [padded, "K"], "blurred", references={"group": CHANNELS_ATTRIBUTE})
 
 
 def exact_mean_function(size: tuple[int, int] | None, *, opset: int) -> onnx.FunctionProto:
@@ -101,9 +123,9 @@ def _num_pixels(writer: BodyWriter, size: tuple[int, int] | None) -> str:
     return writer.op("Cast", [count], "num_pixels", to=onnx.TensorProto.FLOAT)
 
 
-def _write_index(writer: BodyWriter, choice: Choice) -> None:
+def _write_index(writer: BodyWriter, choice: Choice, source: str) -> None:
     # The energies of a half-precision map must be float32: rounding them breaks one shifted pair in five.
-    values = writer.op("Cast", ["X"], "values", to=onnx.TensorProto.FLOAT)
+    values = writer.op("Cast", [source], "values", to=onnx.TensorProto.FLOAT)
     if choice.criterion in ("linf", "max"):
         scores = _peak_scores(writer, choice, values)  # maxima are free of order in both modes
     elif choice.selection == "float":
@@ -185,19 +207,19 @@ def _write_chain(writer: BodyWriter, scores: str, choice: Choice) -> None:
     writer.op("Squeeze", [index, writer.integers(1)], "I")
 
 
-def _write_take(writer: BodyWriter, stride: int, form: TakeForm) -> None:
-    components = [_component(writer, stride, dy, dx) for dx in range(stride) for dy in range(stride)]
+def _write_take(writer: BodyWriter, stride: int, form: TakeForm, source: str) -> None:
+    components = [_component(writer, source, stride, dy, dx) for dx in range(stride) for dy in range(stride)]
     if form == "gather":
         _gather(writer, components)
     else:
         _blend(writer, components)
 
 
-def _component(writer: BodyWriter, stride: int, dy: int, dx: int) -> str:
+def _component(writer: BodyWriter, source: str, stride: int, dy: int, dx: int) -> str:
     k = dy + stride * dx
     bounds = [writer.integers(dy, dx), writer.integers(_LAST, _LAST)]
     steps = writer.integers(stride, stride)
-    return writer.op("Slice", ["X", *bounds, writer.integers(2, 3), steps], f"component_{k}")
+    return writer.op("Slice", [source, *bounds, writer.integers(2, 3), steps], f"component_{k}")
 
 
 def _blend(writer: BodyWriter, components: list[str]) -> None:

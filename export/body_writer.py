@@ -6,7 +6,7 @@ body must not use a name that the graph around it could use as well.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,9 +31,29 @@ class BodyWriter:
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
-    def op(self, op_type: str, inputs: Sequence[str], name: str, **attributes: Any) -> str:
-        """Add a node with one output called ``name``."""
-        return self.multi(op_type, inputs, [name], **attributes)[0]
+    def op(
+        self,
+        op_type: str,
+        inputs: Sequence[str],
+        name: str,
+        *,
+        references: Mapping[str, str] | None = None,
+        **attributes: Any,
+    ) -> str:
+        """Add a node with one output called ``name``.
+
+        Args:
+            op_type: A standard operator.
+            inputs: Names of the values it takes.
+            name: What it makes.
+            references: Attributes that take their value from the function's node: its attribute's name, by name.
+            attributes: Attributes with their values.
+        """
+        output = self.multi(op_type, inputs, [name], **attributes)[0]
+        for attribute, of_function in (references or {}).items():
+            kind: Any = onnx.defs.get_schema(op_type).attributes[attribute].type
+            self._nodes[-1].attribute.add(name=attribute, ref_attr_name=of_function, type=int(kind))
+        return output
 
     def multi(self, op_type: str, inputs: Sequence[str], names: Sequence[str], **attributes: Any) -> list[str]:
         """Add a node with one output for each of ``names``."""

@@ -1,6 +1,7 @@
 """The three forms in which an exported file states its selections.
 
-``custom-op``  nodes of the domain ``aps`` with bodies: a plugin where there is one, standard operators elsewhere
+``custom-op``  nodes of the domain ``aps``, one for a layer's blur, choice and component, with bodies: a kernel where
+               there is one, standard operators elsewhere
 ``where``      standard operators only; the kept component comes from strided slices and ``Where``
 ``gather``     standard operators only; the kept component comes from ``GatherND`` on the stacked components
 """
@@ -16,9 +17,10 @@ from onnx import helper
 
 from aps_deploy.errors import known_name
 from aps_deploy.export import bodies
+from aps_deploy.export.blurs import with_blurs
 from aps_deploy.export.body_writer import PREFIX
 from aps_deploy.export.graph_edits import name_nodes, rename_values, share_constants
-from aps_deploy.export.op_names import DOMAIN, DOMAIN_VERSION, choice_of, index_op, take_stride_of
+from aps_deploy.export.op_names import DOMAIN, DOMAIN_VERSION, choice_of, is_blurred, is_choosing_only, take_stride_of
 
 INDICES_NAME = "polyphase_indices"
 _SCORES_PATTERN = re.compile(rf"{PREFIX}{bodies.SCORES}__\d+|.*/{bodies.SCORES}(_\d+)?")
@@ -41,7 +43,7 @@ def apply_form(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto:
 
     Pooling is inlined in every form: it is one small reduction, no kernel of ours would be faster.
     """
-    proto = attach_bodies(traced, form)
+    proto = attach_bodies(with_blurs(traced) if form == "custom-op" else traced, form)
     opset = _opset_of(proto)
     if form == "custom-op":
         pooling = [(f.domain, f.name) for f in proto.functions if f.name.startswith(bodies.EXACT_MEAN_OP)]
@@ -71,13 +73,13 @@ def _opset_of(proto: onnx.ModelProto) -> int:
 
 
 def _body_of(op_type: str, form: bodies.TakeForm, opset: int) -> onnx.FunctionProto:
-    choice, stride = choice_of(op_type), take_stride_of(op_type)
-    if choice is not None and op_type == index_op(choice):
-        return bodies.index_function(choice, opset=opset)
+    choice, stride, blurred = choice_of(op_type), take_stride_of(op_type), is_blurred(op_type)
+    if choice is not None and is_choosing_only(op_type):
+        return bodies.index_function(choice, opset=opset, blurred=blurred)
     if choice is not None:
-        return bodies.select_function(choice, form=form, opset=opset)
+        return bodies.select_function(choice, form=form, opset=opset, blurred=blurred)
     if stride is not None:
-        return bodies.take_function(stride, form=form, opset=opset)
+        return bodies.take_function(stride, form=form, opset=opset, blurred=blurred)
     return bodies.exact_mean_function(bodies.exact_mean_size(op_type), opset=opset)
 
 

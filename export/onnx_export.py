@@ -61,7 +61,7 @@ def export_onnx(
         model: A network of `aps_deploy.create_model` or `aps_deploy.load_checkpoint`; it is not changed.
         path: The file to write, ending in ``.onnx``.
         polyphase: ``where`` and ``gather`` use standard operators only; ``custom-op`` keeps one node per selection,
-            with a body of standard operators, for runtimes with a plugin.
+            its blur included, with a body of standard operators, for runtimes with a kernel.
         image_size: Side of the square images, or (height, width), in pixels.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; selections, pooling, classifier, input and outputs are
             float32 in each.

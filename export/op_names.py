@@ -3,7 +3,8 @@
 TensorRT's ONNX parser finds a model-local function by its operator type alone, so two functions of one type in one
 file would silently share the first body. The criterion, the selection mode and the stride are therefore spelled in
 the type: ``PolyphaseIndex_L2``, ``PolyphaseSelect_L1Min_Float``, ``PolyphaseTake_S3``. What is not spelled is the
-default: exact selection, stride 2.
+default: exact selection, stride 2. ``Blurred`` in the place of ``Polyphase`` is the same of the map blurred by a second
+input, the filters K (C, 1, f, f): ``BlurredSelect_L2``.
 """
 
 from __future__ import annotations
@@ -23,8 +24,9 @@ _CRITERION_SPELLINGS = {
     "l1_min": "L1Min",
 }
 _CRITERIA_BY_SPELLING = {spelling: criterion for criterion, spelling in _CRITERION_SPELLINGS.items()}
-_CHOOSING_PATTERN = re.compile(r"Polyphase(?:Index|Select)_([A-Za-z0-9]+?)(_Float)?(?:_S(\d+))?")
-_TAKE_PATTERN = re.compile(r"PolyphaseTake(?:_S(\d+))?")
+_PLAIN, _BLURRED = "Polyphase", "Blurred"
+_CHOOSING_PATTERN = re.compile(r"(?:Polyphase|Blurred)(?:Index|Select)_([A-Za-z0-9]+?)(_Float)?(?:_S(\d+))?")
+_TAKE_PATTERN = re.compile(r"(?:Polyphase|Blurred)Take(?:_S(\d+))?")
 
 
 @dataclass(frozen=True)
@@ -84,6 +86,21 @@ def take_stride_of(op_type: str) -> int | None:
     """Return the stride of a take operator, or None for any other operator."""
     match = _TAKE_PATTERN.fullmatch(op_type)
     return None if match is None else int(match[1] or 2)
+
+
+def blurred_op(op_type: str) -> str:
+    """Return the operator that does what ``op_type`` does, to the map blurred by the filters it takes as well."""
+    return _BLURRED + op_type.removeprefix(_PLAIN)
+
+
+def is_blurred(op_type: str) -> bool:
+    """Return whether an operator of the domain takes filters."""
+    return op_type.startswith(_BLURRED)
+
+
+def is_choosing_only(op_type: str) -> bool:
+    """Return whether an operator of the domain gives an index and nothing else."""
+    return op_type.startswith((f"{_PLAIN}Index_", f"{_BLURRED}Index_"))
 
 
 def _stride_suffix(stride: int) -> str:

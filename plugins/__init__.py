@@ -1,1 +1,1 @@
-"""The GPU kernel and its adapters."""
+"""Kernels for the operation and their adapters to runtimes."""

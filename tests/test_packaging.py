@@ -42,11 +42,11 @@ def wheel_names(wheel: Path) -> set[str]:
 
 
 def _sources() -> set[str]:
-    """Every source and asset as it should be named in the wheel."""
+    """Every source and asset, and the compiled kernels where they are, as it should be named in the wheel."""
     named = {"aps_deploy/cli.py"}
     for folder in ("aps_deploy", "training", "export", "plugins"):
         for path in (ROOT / folder).rglob("*"):
-            if path.is_file() and "__pycache__" not in path.parts:
+            if path.is_file() and "__pycache__" not in path.parts and path.suffix != ".tmp":
                 relative = path.relative_to(ROOT).as_posix()
                 named.add(relative if folder == "aps_deploy" else f"aps_deploy/{relative}")
     return named
@@ -72,6 +72,7 @@ def test_sdist_holds_what_a_build_needs(tmp_path: Path) -> None:
         names = {name.split("/", 1)[1] for name in archive.getnames() if "/" in name}
     assert {"pyproject.toml", "README.md", "LICENSE", "cli.py", "constraints.txt", "scripts/setup"} <= names
     sources = {name.removeprefix("aps_deploy/") for name in _sources() if name.count("/") > 1}
+    sources.discard("plugins/cpu/libaps_cpu.so")  # compiled where the sdist is built into a wheel
     assert all(name in names or f"aps_deploy/{name}" in names for name in sources)
     assert not [name for name in names if "__pycache__" in name or name.startswith((".venv", "build", "runs"))]
 

@@ -5,9 +5,10 @@ from __future__ import annotations
 import sys
 
 from aps_deploy.console import new_app
+from aps_deploy.training.authors_flags import AuthorsCommand
 from aps_deploy.training.command import train
 
 if __name__ == "__main__":
     app = new_app()
-    app.command()(train)
+    app.command(cls=AuthorsCommand)(train)
     app(["train", *sys.argv[1:]])

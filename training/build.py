@@ -97,6 +97,8 @@ def build_trainer(
         momentum=recipe.momentum,
         nesterov=recipe.nesterov,
         weight_decay=recipe.weight_decay,
+        # One kernel for all parameters instead of several for each group.
+        fused=arithmetic.device.type == "cuda",
     )
     schedule = Schedule(
         recipe.schedule,

@@ -14,6 +14,7 @@ import typer
 from aps_deploy import options
 from aps_deploy.console import print_rows
 from aps_deploy.errors import InputError
+from aps_deploy.training import authors_flags
 from aps_deploy.training import options as settings_options
 from aps_deploy.training.launch import DEFAULT_RUN_ID, LaunchSettings, launch
 from aps_deploy.training.settings import TrainSettings
@@ -51,6 +52,7 @@ def train(
     step_factor: settings_options.StepFactor = None,
     warmup_share: settings_options.WarmupShare = None,
     ema_decay: settings_options.EmaDecay = None,
+    random_resized_crop: settings_options.RandomResizedCrop = None,
     flip: settings_options.Flip = None,
     crop_padding: settings_options.CropPadding = None,
     crop_padding_mode: settings_options.CropPaddingMode = None,
@@ -62,14 +64,17 @@ def train(
     image_size: settings_options.ImageSize = None,
     resize: settings_options.Resize = None,
     download: settings_options.Download = None,
+    max_unreadable_images: settings_options.MaxUnreadableImages = None,
     workers: settings_options.Workers = None,
     precision: settings_options.Precision = None,
     channels_last: settings_options.ChannelsLast = None,
     compile: settings_options.Compile = None,
+    deterministic: settings_options.Deterministic = None,
     device: options.Device = None,
     dist_backend: settings_options.DistBackend = None,
     sync_batch_norm: settings_options.SyncBatchNorm = None,
     validate_consistency: settings_options.ValidateConsistency = None,
+    checkpoint_seconds: settings_options.CheckpointSeconds = None,
     progress: settings_options.Progress = None,
     nproc_per_node: settings_options.NprocPerNode = None,
     nnodes: settings_options.Nnodes = None,
@@ -79,11 +84,31 @@ def train(
     max_restarts: settings_options.MaxRestarts = 3,
     multiprocessing_distributed: settings_options.MultiprocessingDistributed = False,
     gpu: settings_options.Gpu = None,
+    results_root_path: authors_flags.ResultsRoot = None,
+    device_id: authors_flags.DeviceId = None,
+    dataset: authors_flags.Dataset = None,
+    pin_memory_flag: authors_flags.PinMemory = False,
+    scheduler_type: authors_flags.SchedulerType = None,
+    scheduler_flag: authors_flags.SchedulerFlag = None,
+    cos_lr: authors_flags.CosineRate = False,
+    start_epoch: authors_flags.StartEpoch = 0,
+    evaluate_on_flips: authors_flags.OnFlips = False,
+    evaluate_on_erase: authors_flags.OnErase = False,
+    random_erase_patch: authors_flags.ErasePatch = None,
+    resume_from: authors_flags.ResumeFrom = None,
+    pretrained_without_file: authors_flags.Pretrained = False,
+    print_freq: authors_flags.PrintFreq = None,
+    evaluate_save: authors_flags.EvaluateSave = False,
+    epochs_shift: authors_flags.EpochsShift = None,
+    embed: authors_flags.Embed = False,
+    val_debug: authors_flags.ValDebug = False,
+    save_weights: authors_flags.SaveWeights = None,
+    wandb: authors_flags.Wandb = False,
 ) -> None:
     """Train a network, or continue a run that was stopped.
 
-    What is not given is the recipe's value: cifar10 and imagenet are the APS authors' settings, fast is for people in
-    a hurry.
+    What is not given is the recipe's value: cifar10 and imagenet are the APS authors' settings, imagenet-modern
+    today's, fast is for people in a hurry.
     """
     # The options are the fields of the settings, of the run and of the launch; tests/cli checks that none is missing.
     chosen = dict(locals())
@@ -92,11 +117,14 @@ def train(
         raise InputError("--gpu and --device exclude each other; give one of them.")
     chosen["device"] = device if gpu is None else f"cuda:{gpu}"
     launching = LaunchSettings(**{field.name: chosen.pop(field.name) for field in fields(LaunchSettings)})
-    settings = TrainSettings(**chosen)
+    flags = authors_flags.AuthorsFlags(
+        **{field.name: chosen.pop(field.name) for field in fields(authors_flags.AuthorsFlags)}
+    )
+    settings = TrainSettings(**authors_flags.translated(chosen, flags))
     if settings.evaluate:
         from aps_deploy.training.evaluate import evaluate_run
 
-        print_rows(evaluate_run(settings).rows())
+        print_rows(evaluate_run(settings, protocol=flags.protocol, erased_side=flags.random_erase_patch).rows())
         return
     # A run without a progress bar would be silent for hours: its epochs are worth a line each.
     logger = logging.getLogger("aps_deploy.training")

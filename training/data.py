@@ -1,8 +1,9 @@
 """From a folder to the training, validation and test images of a run.
 
-Accepted are a tree of class folders (torchvision's ImageFolder layout) and torchvision's CIFAR-10 archive:
+Accepted are a tree of class folders (torchvision's ImageFolder layout), shards and torchvision's CIFAR-10 archive:
 
     DATA/train/<class>/*.jpg    DATA/val/<class>/*.jpg    DATA/test/<class>/*.jpg      (val, test or both)
+    DATA/train/*.tar                DATA/val/*.tar                DATA/test/*.tar                (see `shards`)
     DATA/cifar-10-batches-py/
 
 Validation images are `val/`; else the last `holdout` of the shuffled training images (the authors' split); else, as
@@ -13,7 +14,7 @@ from __future__ import annotations
 
 import dataclasses
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -24,14 +25,20 @@ from torch import Tensor
 
 from aps_deploy.errors import InputError
 from aps_deploy.images import list_folder
-from aps_deploy.preprocessing import Preprocessing, load_image
+from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.training.cifar import CIFAR_FOLDER, CIFAR_PARTS, CifarPart, read_cifar
-from aps_deploy.training.images import LabelledImages, MemoryImages, open_images
+from aps_deploy.training.image_files import open_images, too_many_unreadable
+from aps_deploy.training.images import LabelledImages, MemoryImages
 from aps_deploy.training.recipes import Recipe
+from aps_deploy.training.shards import class_names_of, find_shards, read_shards
+from aps_deploy.training.sources import Source, load_source
 
 _LOGGER = logging.getLogger(__name__)
 
-LAYOUT = "train/<class>/*.jpg with val/<class>/*.jpg or test/<class>/*.jpg, or torchvision's " + CIFAR_FOLDER
+LAYOUT = (
+    "train/<class>/*.jpg with val/<class>/*.jpg or test/<class>/*.jpg, shards train/*.tar with val/*.tar or "
+    "test/*.tar, or torchvision's " + CIFAR_FOLDER
+)
 
 
 @dataclass(frozen=True)
@@ -83,7 +90,7 @@ def find_data(folder: Path, recipe: Recipe, *, download: bool = False) -> FoundD
     """
     preprocessing = preprocessing_of(recipe)
     if (folder / "train").is_dir():
-        return _find_tree(folder, preprocessing, recipe)
+        return (_find_shards if find_shards(folder / "train") else _find_tree)(folder, preprocessing, recipe)
     if (folder / CIFAR_FOLDER).is_dir() or download:
         return _find_cifar(folder, preprocessing, recipe, download=download)
     raise missing_data(folder)
@@ -132,21 +139,62 @@ def _find_tree(folder: Path, preprocessing: Preprocessing, recipe: Recipe) -> Fo
             raise InputError(
                 f"{folder / name} and {folder / 'train'} must hold the same class folders; {odd_one} is in one only."
             )
-    first = load_image(listings["train"][0][0])
-    side = preprocessing.image_size
-    if preprocessing.resize is None and first.size != (side, side):
-        _LOGGER.info("images are %d x %d: resized and cropped to %d x %d", *first.size, side, side)
+    found = {name: (paths, labels) for name, (paths, labels, _) in listings.items()}
+    return _found(found, class_names, preprocessing, recipe)
+
+
+def _find_shards(folder: Path, preprocessing: Preprocessing, recipe: Recipe) -> FoundData:
+    parts = {name: find_shards(folder / name) for name in ("train", "val", "test")}
+    found = {name: read_shards(shards) for name, shards in parts.items() if shards}
+    class_names = class_names_of(folder, torch.cat([labels for _, labels in found.values()]))
+    return _found(found, class_names, preprocessing, recipe)
+
+
+def _found(
+    listings: Mapping[str, tuple[Sequence[Source], Tensor]],
+    class_names: list[str],
+    preprocessing: Preprocessing,
+    recipe: Recipe,
+) -> FoundData:
+    """Return what reads the images of each part."""
+    side, limit = preprocessing.image_size, recipe.max_unreadable_images
+    size = _size_of_first(listings["train"][0], limit)
+    if preprocessing.resize is None and size != (side, side):
+        _LOGGER.info("images are %d x %d: resized and cropped to %d x %d", *size, side, side)
         preprocessing = dataclasses.replace(preprocessing, resize=side)
     parts = {
-        name: partial(open_images, paths, labels, preprocessing, workers=recipe.workers)
-        for name, (paths, labels, _) in listings.items()
+        name: partial(
+            open_images,
+            sources,
+            labels,
+            preprocessing,
+            workers=recipe.workers,
+            crops_at_random=recipe.random_resized_crop and name == "train",
+            max_unreadable=limit,
+        )
+        for name, (sources, labels) in listings.items()
     }
     return FoundData(class_names, preprocessing, parts, recipe)
+
+
+def _size_of_first(sources: Sequence[Source], max_unreadable: int) -> tuple[int, int]:
+    """Return width and height in pixels of the first image that can be read."""
+    unreadable: list[str] = []
+    for source in sources:
+        try:
+            return load_source(source).size
+        except InputError as error:
+            unreadable.append(str(error))
+        if len(unreadable) > max_unreadable:
+            break
+    raise too_many_unreadable(unreadable, max_unreadable)
 
 
 def _find_cifar(folder: Path, preprocessing: Preprocessing, recipe: Recipe, *, download: bool) -> FoundData:
     if preprocessing.image_size != 32:
         raise InputError(f"--image-size is {preprocessing.image_size}, but CIFAR-10 images are 32 x 32 pixels.")
+    if recipe.random_resized_crop:
+        raise InputError("--random-resized-crop needs image files or shards; for CIFAR-10, use --crop-padding 4.")
     archives = {name: read_cifar(folder, name, download=download) for name in CIFAR_PARTS}
     parts: dict[str, Callable[[], LabelledImages]] = {
         name: partial(_cifar_images, archive) for name, archive in archives.items()

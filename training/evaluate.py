@@ -57,6 +57,8 @@ class EvaluateSettings:
     protocol: ProtocolName | None = None
     """The authors' protocol: `cifar` (shifts of -3 to 2 pixels) or `imagenet` (-32 to 31), by default by the size of
     the input; `cifar-crop` shifts by cropping a padded image, `cifar-erase` and `cifar-flip` change images first."""
+    erased_side: int | None = None
+    """Side in pixels of the square that protocol `cifar-erase` blanks (default the authors' 3)."""
     shifts: str | int = "group"
     """Shifts tried on every image of the sample: `group`, `all`, a number, or `none`."""
     shift_images: int = 256
@@ -76,10 +78,12 @@ class EvaluateSettings:
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "data", Path(self.data))
-        for name in ("images", "shift_images", "batch_size"):
+        for name in ("images", "shift_images", "batch_size", "erased_side"):
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
+        if self.erased_side is not None and self.protocol != "cifar-erase":
+            raise InputError("--erased-side belongs to --protocol cifar-erase; give both, or neither.")
         if not 0 <= self.seed < 2**32:
             raise InputError(f"--seed is {self.seed}; it must be at least 0 and below 2**32.")
 
@@ -155,11 +159,14 @@ def evaluate(settings: EvaluateSettings) -> Evaluation:
         return _evaluate(session, settings, preprocessing, str(settings.model), session.metadata.class_names)
 
 
-def evaluate_run(settings: TrainSettings) -> Evaluation:
+def evaluate_run(
+    settings: TrainSettings, *, protocol: ProtocolName | None = None, erased_side: int | None = None
+) -> Evaluation:
     """Return the evaluation of `aps-deploy train --evaluate`.
 
     Evaluated are the `weights`, which may be other people's (what their keys leave open, `arch` and the other options
-    of the network say), or with `resume` the best checkpoint of the run in `out_dir`.
+    of the network say), or with `resume` the best checkpoint of the run in `out_dir`. `protocol` and `erased_side` are
+    those of `EvaluateSettings`.
 
     Raises:
         InputError: as `evaluate`, or weights of others that do not fit the options.
@@ -171,7 +178,14 @@ def evaluate_run(settings: TrainSettings) -> Evaluation:
         weights, data = _best_of_run(settings.out_dir, data)
     if data is None:
         raise InputError("--data is missing; give a folder with test/ or val/ class folders.")
-    chosen = EvaluateSettings(model=weights, data=data, device=device, progress=settings.progress)
+    chosen = EvaluateSettings(
+        model=weights,
+        data=data,
+        device=device,
+        progress=settings.progress,
+        protocol=protocol,
+        erased_side=erased_side,
+    )
     if settings.batch_size is not None:
         chosen = dataclasses.replace(chosen, batch_size=settings.batch_size)
     if weights.suffix in (*CHECKPOINT_SUFFIXES, *ONNX_SUFFIXES, *PLAN_SUFFIXES) or str(weights) in packaged_models():
@@ -282,4 +296,5 @@ def _shifts(settings: EvaluateSettings, metadata: ModelMetadata, side: int) -> S
 
 
 def _protocol(settings: EvaluateSettings, side: int) -> AuthorsProtocol:
-    return PROTOCOLS[settings.protocol or ("cifar" if side <= _CIFAR_LARGEST_SIDE else "imagenet")]
+    protocol = PROTOCOLS[settings.protocol or ("cifar" if side <= _CIFAR_LARGEST_SIDE else "imagenet")]
+    return protocol if settings.erased_side is None else dataclasses.replace(protocol, erased_side=settings.erased_side)

@@ -1,6 +1,6 @@
 """Starts a run in several processes with PyTorch's elastic engine, the one behind `torchrun`.
 
-A process that dies is started again with all others, and the run goes on from its last saved epoch; samplers and
+A process that dies is started again with all others, and the run goes on from its last saved step; samplers and
 augmentation draw the same numbers again, so that it ends as if nothing had happened. What a person must mend (a wrong
 path, a full disk, a loss that is not finite) is no reason to start again: such errors are returned, not raised.
 """

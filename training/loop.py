@@ -9,9 +9,11 @@ from __future__ import annotations
 import logging
 import math
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import torch
 
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.files import write_json
@@ -20,23 +22,18 @@ from aps_deploy.progress_bar import Progress
 from aps_deploy.training.build import architecture_name, build_model, build_trainer, check_network, weights_file
 from aps_deploy.training.curves import CURVES_FILE, save_curves
 from aps_deploy.training.data import TrainData, find_data
+from aps_deploy.training.image_files import too_many_unreadable
 from aps_deploy.training.images import LabelledImages
 from aps_deploy.training.interrupt import StopRequest
 from aps_deploy.training.metrics import METRICS_FILE, append_metrics, keep_epochs, last_metrics, read_metrics
-from aps_deploy.training.outputs import (
-    BEST_FILE,
-    SETTINGS_FILE,
-    check_out_dir,
-    owned_out_dir,
-    save_progress,
-    save_training_state,
-)
+from aps_deploy.training.outputs import BEST_FILE, SETTINGS_FILE, check_out_dir, owned_out_dir
 from aps_deploy.training.precision import Arithmetic, find_arithmetic, find_device
 from aps_deploy.training.process import Process, joined_processes
 from aps_deploy.training.recipes import Recipe, recipe_for, recipe_name
+from aps_deploy.training.run import Run
 from aps_deploy.training.settings import TrainSettings, continued
 from aps_deploy.training.state import STATE_FILE, Position, load_state, restore_random_states, seed_everything
-from aps_deploy.training.step import Trainer, train_epoch
+from aps_deploy.training.step import NonFiniteLoss, train_epoch
 from aps_deploy.training.validate import Validation, validate
 
 _LOGGER = logging.getLogger(__name__)
@@ -66,27 +63,6 @@ class TrainResult:
     def checkpoint(self) -> Path:
         """The checkpoint to use: `best.safetensors`."""
         return self.out_dir / BEST_FILE
-
-
-@dataclass
-class Run:
-    """Everything a run works with, built by `setup`."""
-
-    settings: TrainSettings
-    data: TrainData
-    trainer: Trainer
-    out_dir: Path
-    position: Position = field(default_factory=Position)
-
-    @property
-    def num_epochs(self) -> int:
-        """Epochs that were asked for."""
-        return self.trainer.recipe.epochs
-
-    @property
-    def process(self) -> Process:
-        """This process among those that train."""
-        return self.trainer.process
 
 
 def run_training(settings: TrainSettings) -> TrainResult:
@@ -166,6 +142,7 @@ def _read(settings: TrainSettings, process: Process) -> _Parts:
             f"--batch-size is {recipe.batch_size} for {process.world_size} processes; give each at least one image."
         )
     seed_everything(recipe.seed)
+    torch.backends.cudnn.deterministic = bool(settings.deterministic)
     model = build_model(settings, architecture.name, num_classes=len(found.class_names))
     _fill_weights(model, settings, stored)
     # Decoding may take minutes, so it comes after everything that can be refused.
@@ -199,11 +176,13 @@ def main(run: Run, stored: dict[str, Any] | None) -> TrainResult:
         Progress(run.settings.progress if process.is_main else False) as progress,
     ):
         process.on_main(lambda: owned.enter_context(owned_out_dir(run.out_dir, is_new=stored is None)))
+        owned.enter_context(run.writer)
         if stored is not None:
             _restore(run, stored)
         else:
             process.on_main(lambda: _write_start(run))
         fit(run, stop, progress)
+        process.on_main(run.writer.wait)
         test = None
         if run.position.epoch == run.num_epochs and run.data.test is not None and not process.any(bool(stop)):
             best = load_checkpoint(run.out_dir / BEST_FILE).to(run.trainer.arithmetic.device)
@@ -223,21 +202,15 @@ def main(run: Run, stored: dict[str, Any] | None) -> TrainResult:
 
 def _write_start(run: Run) -> None:
     # The state first, so that whatever stops the first epoch leaves a folder that --resume accepts.
-    save_training_state(run.out_dir, run.trainer, run.position, run.settings)
+    run.snapshot(with_network=False).write()
     write_json(run.out_dir / SETTINGS_FILE, run.settings.to_dict())
 
 
 def fit(run: Run, stop: StopRequest, progress: Progress) -> None:
     """Run the remaining epochs, each followed by validation, one line of metrics and checkpoints."""
     position, data = run.position, run.data
-
-    def on_step(current: Position) -> bool:
-        progress.update(current.num_seen, f"loss {current.loss_sum / max(current.num_seen, 1):.3f}")
-        return bool(stop)
-
     while position.epoch < run.num_epochs and not run.process.any(bool(stop)):
-        progress.start(f"epoch {position.epoch + 1}/{run.num_epochs}", len(data.train), position.num_seen)
-        complete = train_epoch(run.trainer, data.train, position, on_step=on_step)
+        complete = _train_epoch(run, stop, progress)
         validation = None
         if complete and data.validation is not None:
             with_shifts = bool(run.settings.validate_consistency)
@@ -247,8 +220,9 @@ def fit(run: Run, stop: StopRequest, progress: Progress) -> None:
             # Stopped while validating: the epoch is finished on resume, with no step left to take.
             complete = validation is not None
         if not complete:
+            run.process.on_main(run.writer.wait)  # raises where it was a save that stopped the run
             stop.follow()
-            run.process.on_main(lambda: save_progress(run.out_dir, run.trainer, data, position, run.settings))
+            run.process.on_main(lambda: run.snapshot(with_network=True).write())
             _LOGGER.warning("stopped by %s in epoch %d, saved", stop.signal_name, position.epoch + 1)
             return
         if validation is not None and not math.isfinite(validation.loss):
@@ -257,6 +231,23 @@ def fit(run: Run, stop: StopRequest, progress: Progress) -> None:
                 "from before that epoch. Try a smaller --learning-rate or --precision float32."
             )
         _finish_epoch(run, validation)
+
+
+def _train_epoch(run: Run, stop: StopRequest, progress: Progress) -> bool:
+    """Take the remaining steps of the epoch, saving now and then; return whether none is left."""
+    position, data = run.position, run.data
+
+    def on_step(current: Position) -> bool:
+        progress.update(current.num_seen, f"loss {current.loss_sum / max(current.num_seen, 1):.3f}")
+        return bool(stop) or run.writer.has_failed
+
+    progress.start(f"epoch {position.epoch + 1}/{run.num_epochs}", len(data.train), position.num_seen)
+    run.before_fetching(data.train)
+    try:
+        return train_epoch(run.trainer, data.train, position, on_step=on_step, on_settled=run.save_if_due)
+    except NonFiniteLoss as error:
+        run.describe_loss(error)
+        raise
 
 
 def _finish_epoch(run: Run, validation: Validation | None) -> None:
@@ -272,13 +263,17 @@ def _finish_epoch(run: Run, validation: Validation | None) -> None:
 
 
 def _write_epoch(run: Run, record: dict[str, Any], *, is_best: bool) -> None:
-    position = run.position
-    # The line first, the state last: a run killed in between repeats the epoch, and resuming drops the line.
-    append_metrics(run.out_dir / METRICS_FILE, record)
-    save_progress(run.out_dir, run.trainer, run.data, position, run.settings, metrics=record, is_best=is_best)
-    save_curves(run.out_dir / CURVES_FILE, read_metrics(run.out_dir / METRICS_FILE))
+    taken = run.snapshot(with_network=True, metrics=record)
+
+    def write() -> None:
+        # The line first, the state last: a run killed in between repeats the epoch, and resuming drops the line.
+        append_metrics(run.out_dir / METRICS_FILE, record)
+        taken.write(is_best=is_best)
+        save_curves(run.out_dir / CURVES_FILE, read_metrics(run.out_dir / METRICS_FILE))
+
+    run.writer.submit(write)
     shown = ", ".join(f"{key} {value:.4g}" for key, value in record.items() if isinstance(value, float))
-    _LOGGER.info("epoch %d: %s", position.epoch, shown)
+    _LOGGER.info("epoch %d: %s", run.position.epoch, shown)
 
 
 def _record(run: Run, validation: Validation | None) -> dict[str, Any]:
@@ -286,12 +281,17 @@ def _record(run: Run, validation: Validation | None) -> dict[str, Any]:
     record: dict[str, Any] = {
         "epoch": position.epoch + 1,
         "learning_rate": schedule.at(position.epoch * schedule.steps_per_epoch + position.step - 1),
-        "train_loss": position.loss_sum / position.num_seen,
-        "train_accuracy": position.num_correct / position.num_seen,
+        "train_loss": position.loss_sum / max(position.num_seen, 1),
+        "train_accuracy": position.num_correct / max(position.num_seen, 1),
         "train_seconds": round(position.train_seconds, 3),
+        "waiting_share": round(position.waiting_seconds / max(position.train_seconds, 1e-9), 4),
         "images_per_second": round(position.num_seen / max(position.train_seconds, 1e-9), 1),
     }
+    if position.num_unreadable:
+        record["train_unreadable"] = position.num_unreadable
     if validation is not None:
+        if validation.num_unreadable:
+            record["validation_unreadable"] = validation.num_unreadable
         record["validation_loss"] = validation.loss
         record["validation_accuracy"] = validation.accuracy
         if validation.consistency is not None:
@@ -311,14 +311,15 @@ def _measure(
     with_shifts: bool,
 ) -> Validation | None:
     """Return the validation of a model, or None when the run was stopped meanwhile."""
+    run.before_fetching(images)
     progress.start(title, len(images), 0)
 
     def on_batch(num_done: int) -> bool:
         progress.update(num_done, "")
-        return bool(stop)
+        return bool(stop) or run.writer.has_failed
 
     recipe = run.trainer.recipe
-    return validate(
+    found = validate(
         model,
         images,
         run.data.preprocessing,
@@ -328,6 +329,9 @@ def _measure(
         on_batch=on_batch,
         process=run.process,
     )
+    if found is not None and found.num_unreadable > recipe.max_unreadable_images:
+        raise too_many_unreadable(images.unreadable, recipe.max_unreadable_images)
+    return found
 
 
 def _fill_weights(model: SelectingNetwork, settings: TrainSettings, stored: dict[str, Any] | None) -> None:
@@ -344,4 +348,6 @@ def _restore(run: Run, stored: dict[str, Any]) -> None:
     if run.trainer.average is not None:
         run.trainer.average.load_state_dict(stored["average"])
     restore_random_states(stored["random"])
+    if run.position.step:
+        _LOGGER.info("continuing epoch %d after step %d", run.position.epoch + 1, run.position.step)
     run.process.on_main(lambda: keep_epochs(run.out_dir / METRICS_FILE, run.position.epoch))

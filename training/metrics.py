@@ -11,6 +11,9 @@ from aps_deploy.files import atomic_path
 
 METRICS_FILE = "metrics.jsonl"
 
+TIMED = ("train_seconds", "images_per_second", "waiting_share")
+"""What a clock measured: the entries of a line that differ between two runs of the same seed."""
+
 
 def append_metrics(path: Path, record: dict[str, Any]) -> None:
     """Add one line to the metrics file.

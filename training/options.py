@@ -24,7 +24,7 @@ Data = Annotated[
     Option(
         "--data",
         "--dataset-path",
-        help="Folder with train/<class>/ and val/ or test/, or a folder for torchvision's CIFAR-10.",
+        help="Folder with train/<class>/ or train/*.tar, and val/ or test/; or a folder for torchvision's CIFAR-10.",
         metavar="DIR",
     ),
 ]
@@ -83,7 +83,7 @@ ScaleLearningRate = Annotated[
 ]
 Accumulate = Annotated[
     int | None,
-    Option("--accumulate", "--batch-accum", help="Passes that share a step, each with its part of the batch."),
+    Option("--accumulate", "--batch-accum", "-ba", help="Passes that share a step, each with its part of the batch."),
 ]
 Momentum = Annotated[float | None, Option("--momentum", help="Momentum of SGD.")]
 Nesterov = Annotated[bool | None, Option("--nesterov/--no-nesterov", help="Nesterov's form of the momentum.")]
@@ -111,6 +111,10 @@ EmaDecay = Annotated[
 ]
 
 # Augmentation.
+RandomResizedCrop = Annotated[
+    bool | None,
+    Option("--random-resized-crop/--no-random-resized-crop", help="Train on random parts of image files, resized."),
+]
 Flip = Annotated[bool | None, Option("--flip/--no-flip", help="Mirror each training image with probability 1/2.")]
 CropPadding = Annotated[
     int | None, Option("--crop-padding", help="Random crop of the image padded by this many pixels.")
@@ -146,6 +150,10 @@ Resize = Annotated[int | None, Option("--resize", help="Shorter side in pixels b
 Download = Annotated[
     bool | None, Option("--download/--no-download", help="Let torchvision download CIFAR-10 into --data.")
 ]
+MaxUnreadableImages = Annotated[
+    int | None,
+    Option("--max-unreadable-images", metavar="N", help="Leave out so many images that cannot be read, per epoch."),
+]
 Workers = Annotated[int | None, Option("--workers", "-j", "--num-workers", help="Processes that read images.")]
 
 # The machine.
@@ -156,6 +164,14 @@ ChannelsLast = Annotated[
     bool | None, Option("--channels-last/--no-channels-last", help="Memory order [default: on for CUDA].")
 ]
 Compile = Annotated[bool | None, Option("--compile/--no-compile", help="Train through torch.compile.")]
+Deterministic = Annotated[
+    bool | None,
+    Option(
+        "--deterministic/--no-deterministic",
+        "--cudnn-deterministic",
+        help="Only algorithms of cuDNN that give the same numbers every time.",
+    ),
+]
 DistBackend = Annotated[
     Literal["nccl", "gloo"] | None,
     Option("--dist-backend", help="How processes talk to each other [default: nccl for CUDA, else gloo]."),
@@ -170,6 +186,10 @@ SyncBatchNorm = Annotated[
 ValidateConsistency = Annotated[
     bool | None,
     Option("--validate-consistency/--no-validate-consistency", help="Measure shift consistency after every epoch."),
+]
+CheckpointSeconds = Annotated[
+    float | None,
+    Option("--checkpoint-seconds", metavar="S", help="Save the state this often inside an epoch too [default: 300]."),
 ]
 Progress = Annotated[
     bool | None, Option("--progress/--no-progress", help="Progress bar [default: where stderr is a terminal].")

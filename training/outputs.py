@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import sys
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from aps_deploy.errors import InputError
-from aps_deploy.models import save_checkpoint
+from aps_deploy.models import SelectingNetwork, save_checkpoint
 from aps_deploy.training.data import TrainData
 from aps_deploy.training.settings import TrainSettings
-from aps_deploy.training.state import STATE_FILE, Position, save_state
+from aps_deploy.training.state import STATE_FILE, Position, captured_state, write_state
 from aps_deploy.training.step import Trainer
 
 if sys.platform != "win32":
@@ -25,7 +27,18 @@ SETTINGS_FILE = "settings.json"
 
 # A checkpoint travels; the folders of the machine it was made on, and how it was run there, do not.
 PRIVATE_SETTINGS = frozenset(
-    {"data", "out_dir", "weights", "resume", "evaluate", "progress", "workers", "download", "device"}
+    {
+        "data",
+        "out_dir",
+        "weights",
+        "resume",
+        "evaluate",
+        "progress",
+        "workers",
+        "download",
+        "device",
+        "checkpoint_seconds",
+    }
 )
 
 
@@ -92,31 +105,64 @@ def shareable_settings(settings: TrainSettings) -> dict[str, Any]:
     }
 
 
-def save_progress(
+@dataclass(frozen=True)
+class Snapshot:
+    """Copies of what a run stands at, to be written while it goes on.
+
+    Attributes:
+        out_dir: Folder of the run.
+        state: The training state, which is all that `--resume` needs.
+        network: The network to keep, on the CPU; None where only the state is to be written.
+        record: What the checkpoint says of its training.
+        data: Preprocessing and class names for the checkpoint.
+    """
+
+    out_dir: Path
+    state: dict[str, Any]
+    network: SelectingNetwork | None
+    record: dict[str, Any]
+    data: TrainData
+
+    def write(self, *, is_best: bool = False) -> None:
+        """Write `last.safetensors`, with `is_best` also `best.safetensors`, and then the training state.
+
+        Raises:
+            ApsError: the disk is full; the files of the last complete save are still whole.
+        """
+        if self.network is not None:
+            for name in (BEST_FILE, LAST_FILE) if is_best else (LAST_FILE,):
+                save_checkpoint(
+                    self.out_dir / name,
+                    self.network,
+                    preprocessing=self.data.preprocessing,
+                    class_names=self.data.class_names,
+                    training=self.record,
+                )
+        write_state(self.out_dir / STATE_FILE, self.state)
+
+
+def snapshot(
     out_dir: Path,
     trainer: Trainer,
     data: TrainData,
     position: Position,
     settings: TrainSettings,
     *,
+    with_network: bool,
     metrics: dict[str, Any] | None = None,
-    is_best: bool = False,
-) -> None:
-    """Write `last.safetensors`, with `is_best` also `best.safetensors`, and then the training state.
+) -> Snapshot:
+    """Return copies of where a run stands.
 
     Args:
         out_dir: Folder of the run.
-        trainer: Model, optimizer and scaler to save.
+        trainer: Model, optimizer and scaler to copy.
         data: Preprocessing and class names for the checkpoints.
         position: Where the run stands.
         settings: Those of the run.
+        with_network: Also copy the network that is kept, for `last.safetensors` and `best.safetensors`.
         metrics: The epoch's line of the metrics file, for the checkpoint's record.
-        is_best: Whether this is the checkpoint to use so far.
-
-    Raises:
-        ApsError: the disk is full; the files of the last complete save are still whole.
     """
-    training = {
+    record = {
         "settings": shareable_settings(settings),
         "epochs": position.epoch,
         "steps_in_epoch": position.step,
@@ -124,25 +170,7 @@ def save_progress(
         "precision": trainer.arithmetic.name,
         "metrics": metrics,
     }
-    for name in (BEST_FILE, LAST_FILE) if is_best else (LAST_FILE,):
-        save_checkpoint(
-            out_dir / name,
-            trainer.result,
-            preprocessing=data.preprocessing,
-            class_names=data.class_names,
-            training=training,
-        )
-    save_training_state(out_dir, trainer, position, settings)
-
-
-def save_training_state(out_dir: Path, trainer: Trainer, position: Position, settings: TrainSettings) -> None:
-    """Write the training state alone, which is all that `--resume` needs.
-
-    Raises:
-        ApsError: the disk is full; the older state is still whole.
-    """
-    save_state(
-        out_dir / STATE_FILE,
+    state = captured_state(
         model=trainer.model,
         optimizer=trainer.optimizer,
         scaler=trainer.scaler,
@@ -150,3 +178,5 @@ def save_training_state(out_dir: Path, trainer: Trainer, position: Position, set
         position=position,
         settings=settings.to_dict(),
     )
+    network = copy.deepcopy(trainer.result).cpu() if with_network else None
+    return Snapshot(out_dir, state, network, record, data)

@@ -15,7 +15,7 @@ from typing import Any, Literal, get_args
 
 from aps_deploy.errors import InputError
 
-RecipeName = Literal["cifar10", "imagenet", "fast"]
+RecipeName = Literal["cifar10", "imagenet", "imagenet-modern", "fast"]
 ScheduleName = Literal["step", "milestones", "one-cycle", "cosine", "constant"]
 PrecisionName = Literal["auto", "float32", "bf16", "fp16"]
 
@@ -23,7 +23,10 @@ RECIPE_NAMES: tuple[str, ...] = get_args(RecipeName)
 
 # What may differ between the first part of a run and its continuation without changing a number of it.
 _FREE_ON_RESUME = frozenset(
-    {"out_dir", "data", "workers", "device", "dist_backend", "resume", "evaluate", "download", "progress", "weights"}
+    [
+        *("out_dir", "data", "workers", "device", "dist_backend", "resume", "evaluate", "download", "progress"),
+        *("weights", "checkpoint_seconds", "max_unreadable_images"),
+    ]
 )
 
 
@@ -96,6 +99,8 @@ class TrainSettings:
     ema_decay: float | None = None
     """Validate and keep a moving average of the weights, which takes 1 - decay of them each step (0: no average)."""
 
+    random_resized_crop: bool | None = None
+    """Train on random parts of the image files, of 8 to 100 % of their area, resized; evaluation crops the centre."""
     flip: bool | None = None
     """Mirror each training image with probability 1/2."""
     crop_padding: int | None = None
@@ -119,6 +124,8 @@ class TrainSettings:
     """Shorter side in pixels before the centre crop; unset: only where images are not of `image_size`."""
     download: bool | None = None
     """Let torchvision download CIFAR-10 into `data` when the folder holds no images."""
+    max_unreadable_images: int | None = None
+    """So many images that cannot be read are left out of an epoch, counted in the metrics, before the run stops."""
     workers: int | None = None
     """Loader processes for images that are read from disk every epoch (small images are held in memory)."""
 
@@ -128,6 +135,8 @@ class TrainSettings:
     """Memory order of the activations; the default is what was faster: on for CUDA, off for CPU."""
     compile: bool | None = None
     """Train through `torch.compile`."""
+    deterministic: bool | None = None
+    """Only algorithms of cuDNN that give the same numbers every time; alias `--cudnn-deterministic`."""
     device: str | None = None
     """`cpu`, `cuda` or `cuda:N` (default: CUDA where there is one)."""
     dist_backend: Literal["nccl", "gloo"] | None = None
@@ -136,6 +145,9 @@ class TrainSettings:
     """Among several processes: batch norms use the images of all of them, so that their number changes no result."""
     validate_consistency: bool | None = None
     """Also measure the shift consistency after every epoch (the authors' protocol, one shift per batch)."""
+    checkpoint_seconds: float | None = None
+    """Seconds of training after which the state is saved in the middle of an epoch too (default 300; 0: after every
+    step that finds the last save finished)."""
     progress: bool | None = None
     """Progress bar on stderr (default: where stderr is a terminal)."""
 
@@ -155,7 +167,8 @@ class TrainSettings:
             "momentum": 0, "weight_decay": 0, "label_smoothing": 0,
             "step_epochs": 1, "crop_padding": 0, "circular_shift": 1, "holdout": 0, "max_train_images": 1,
             "image_size": 1, "resize": 1, "workers": 0, "warmup_share": 0,
-            "ema_decay": 0,
+            "ema_decay": 0, "checkpoint_seconds": 0,
+            "max_unreadable_images": 0,
         }  # fmt: skip
         for name, lowest in at_least.items():
             value = getattr(self, name)

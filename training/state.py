@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from aps_deploy.errors import InputError
 from aps_deploy.files import atomic_path
@@ -36,19 +36,22 @@ class Position:
     """Sum over the images seen in that epoch."""
     num_correct: int = 0
     num_seen: int = 0
+    num_unreadable: int = 0
+    """Images of that epoch that could not be read; the totals leave them out."""
     train_seconds: float = 0.0
+    waiting_seconds: float = 0.0
+    """Of those, spent waiting for images."""
     best_accuracy: float = -1.0
     best_epoch: int = 0
 
     def start_epoch(self) -> None:
         """Count the running epoch as finished."""
         self.epoch += 1
-        self.step = self.num_correct = self.num_seen = 0
-        self.loss_sum = self.train_seconds = 0.0
+        self.step = self.num_correct = self.num_seen = self.num_unreadable = 0
+        self.loss_sum = self.train_seconds = self.waiting_seconds = 0.0
 
 
-def save_state(
-    path: Path,
+def captured_state(
     *,
     model: nn.Module,
     optimizer: torch.optim.Optimizer,
@@ -56,22 +59,35 @@ def save_state(
     average: nn.Module | None,
     position: Position,
     settings: dict[str, Any],
-) -> None:
-    """Write everything a continuation needs; an older file stays valid until the new one is on disk.
-
-    Raises:
-        ApsError: the disk is full or the folder cannot be written.
-    """
-    document = {
+) -> dict[str, Any]:
+    """Return copies, on the CPU, of everything a continuation needs; later steps change none of them."""
+    return {
         "format": _FORMAT,
-        "model": model.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "scaler": scaler.state_dict(),
-        "average": None if average is None else average.state_dict(),
+        "model": _copied(model.state_dict()),
+        "optimizer": _copied(optimizer.state_dict()),
+        "scaler": dict(scaler.state_dict()),
+        "average": None if average is None else _copied(average.state_dict()),
         "position": dataclasses.asdict(position),
         "random": _random_states(),
         "settings": settings,
     }
+
+
+def _copied(value: Any) -> Any:
+    """Return a copy of nested dictionaries and lists, their tensors on the CPU."""
+    if isinstance(value, Tensor):
+        return value.detach().to("cpu", copy=True)
+    if isinstance(value, dict):
+        return {key: _copied(item) for key, item in value.items()}
+    return [_copied(item) for item in value] if isinstance(value, list) else value
+
+
+def write_state(path: Path, document: dict[str, Any]) -> None:
+    """Write a captured state; an older file stays valid until the new one is on disk.
+
+    Raises:
+        ApsError: the disk is full or the folder cannot be written.
+    """
     # Through memory: on a full disk torch.save raises a RuntimeError about positions, a plain write says what it is.
     buffer = io.BytesIO()
     torch.save(document, buffer)
@@ -81,7 +97,7 @@ def save_state(
 
 
 def load_state(path: Path) -> dict[str, Any]:
-    """Return the document that `save_state` wrote, on the CPU.
+    """Return the document that `write_state` wrote, on the CPU.
 
     Raises:
         InputError: the file is missing, damaged, holds pickled code, or is no training state.

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.training.augment import normalise
-from aps_deploy.training.images import LabelledImages
+from aps_deploy.training.images import UNREADABLE, LabelledImages
 from aps_deploy.training.process import Process
 
 
@@ -25,6 +25,8 @@ class Validation:
     consistency: float | None
     """Share of images whose class survives a random shift (None: not measured)."""
     num_images: int
+    num_unreadable: int = 0
+    """Images left out because they could not be read."""
 
 
 def validate(
@@ -60,25 +62,29 @@ def validate(
     index_batches = torch.arange(len(images)).split(batch_size)
     own = process.share(torch.arange(len(index_batches))).tolist()
     shifts = _drawn_shifts(len(index_batches), shift_limit)
-    # Summed over the processes at the end: losses, right answers, kept answers, images, processes that broke off.
-    totals = torch.zeros(5, dtype=torch.float64)
+    # Summed over the processes at the end: losses, right answers, kept answers, images, processes that broke off,
+    # images that could not be read.
+    totals = torch.zeros(6, dtype=torch.float64)
     was_training = model.training
     model.eval()
     try:
         for number, (batch, labels) in zip(own, images.batches([index_batches[i] for i in own]), strict=True):
-            inputs = normalise(batch.to(device), preprocessing.mean, preprocessing.std)
-            totals[:3] += _measure(model, inputs, labels.to(device), shifts[number])
-            totals[3] += len(labels)
+            readable = labels != UNREADABLE
+            totals[3] += int(readable.sum())
+            totals[5] += int((~readable).sum())
+            if readable.any():
+                inputs = normalise(batch[readable].to(device), preprocessing.mean, preprocessing.std)
+                totals[:3] += _measure(model, inputs, labels[readable].to(device), shifts[number])
             if on_batch is not None and on_batch(int(totals[3]) * process.world_size) and number != own[-1]:
                 totals[4] += 1
                 break
     finally:
         model.train(was_training)
-    *sums, num_done, num_broken_off = process.sum(totals).tolist()
+    *sums, num_done, num_broken_off, num_unreadable = process.sum(totals).tolist()
     if num_broken_off:
         return None
-    loss, correct, kept = (total / num_done for total in sums)
-    return Validation(loss, correct, None if shift_limit is None else kept, int(num_done))
+    loss, correct, kept = (total / max(num_done, 1) for total in sums)
+    return Validation(loss, correct, None if shift_limit is None else kept, int(num_done), int(num_unreadable))
 
 
 def _drawn_shifts(num_batches: int, limit: int | None) -> list[tuple[int, int] | None]:

@@ -32,6 +32,16 @@ class Selections:
     indices: list[Tensor] = field(default_factory=list)
     traced: list[Selection] = field(default_factory=list)
 
+    @property
+    def are_free(self) -> bool:
+        """Whether layers choose by themselves and nothing but the choice is kept."""
+        return self.forced is None and not self.tracing
+
+    def keep(self, index: Tensor) -> Tensor:
+        """Keep an index (N,) int64 that a layer chose, and return it."""
+        self.indices.append(index)
+        return index
+
     def choose(self, x: Tensor, layer: APS) -> Tensor:
         """Return the index (N,) int64 by which ``layer`` samples ``x`` (N, C, H, W).
 
@@ -47,8 +57,7 @@ class Selections:
             index = self.traced[-1].index
         else:
             index = polyphase_index(x, layer.stride, layer.criterion, layer.selection)
-        self.indices.append(index)
-        return index
+        return self.keep(index)
 
     def _forced_index(self, position: int, batch: int, components: int) -> Tensor:
         assert self.forced is not None

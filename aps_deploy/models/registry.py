@@ -138,7 +138,8 @@ def resolve_arch(arch: str, *, filter_size: int | None = None, recipe: str | Non
     Args:
         arch: a registered name, or a name without filter size.
         filter_size: completes ``_lpf`` and ``_aps``; must agree with a size the name already has.
-        recipe: a CIFAR recipe (any name but ``imagenet``) picks the CIFAR family where both have the name.
+        recipe: a CIFAR recipe (any name that does not begin with ``imagenet``) picks the CIFAR family where both have
+            the name.
 
     Raises:
         InputError: no such architecture, or two filter sizes that disagree.
@@ -148,7 +149,7 @@ def resolve_arch(arch: str, *, filter_size: int | None = None, recipe: str | Non
     parts = re.fullmatch(r"(?P<base>.*?)(?:_(?P<sampler>lpf|aps)(?P<size>\d*))?", arch)
     assert parts is not None
     base, sampler, size = parts["base"], parts["sampler"], parts["size"]
-    if recipe is not None and recipe != "imagenet" and f"cifar_{base}" in _REGISTRY:
+    if recipe is not None and not recipe.startswith("imagenet") and f"cifar_{base}" in _REGISTRY:
         base = f"cifar_{base}"
     if filter_size is not None and not 1 <= filter_size <= 7:
         raise InputError(f"the filter size is {filter_size}; accepted are 1 to 7.")

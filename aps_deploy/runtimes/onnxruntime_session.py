@@ -8,16 +8,18 @@ import logging
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.errors import ApsError, InputError
+from aps_deploy.plugins.cpu.library import KERNELS, library_path, why_unavailable
 from aps_deploy.runtimes.availability import Device, num_cuda_devices
 from aps_deploy.runtimes.inputs import InputSpec, image_input_spec
 from aps_deploy.runtimes.metadata import ModelMetadata
 from aps_deploy.runtimes.onnx_files import one_line
+from aps_deploy.runtimes.onnx_properties import read_properties
 from aps_deploy.runtimes.session import BaseSession
 
 logger = logging.getLogger(__name__)
@@ -36,6 +38,8 @@ _CUDA_OPTIONS: dict[str, str] = {
     "cudnn_conv_algo_search": "HEURISTIC",
 }
 
+OnnxRuntimeName = Literal["onnxruntime", "onnxruntime-kernels", "onnxruntime-tensorrt"]
+
 _DTYPE_OF = {"tensor(float)": "float32", "tensor(float16)": "float16"}
 
 
@@ -44,28 +48,29 @@ class OnnxRuntimeSession(BaseSession):
 
     Args:
         model: path of the file, or the bytes of a serialised model.
+        runtime: ``onnxruntime``; ``onnxruntime-kernels``, where the project's CPU kernels compute the custom operators;
+            or ``onnxruntime-tensorrt``, where the TensorRT provider runs what it can of the graph, and CUDA the rest.
+            Nothing else takes the place of the last two.
         device: ``cpu``, ``cuda``, or None: CUDA where its provider truly starts, else the CPU.
         num_threads: threads used inside one operator; None leaves ONNX Runtime's choice, one per core.
         source: name for messages; the path where there is one.
-        with_tensorrt: whether its TensorRT provider runs what it can of the graph, and CUDA the rest; the session is
-            then the runtime ``onnxruntime-tensorrt``, and nothing else takes its place.
 
     Raises:
-        InputError: the file is no ONNX file, takes no images, or CUDA or TensorRT was asked for and is not there.
+        InputError: the file is no ONNX file, takes no images, or CUDA, TensorRT or the kernels were asked for and are
+            not there, or have nothing to do in it.
     """
 
     def __init__(
         self,
         model: str | os.PathLike[str] | bytes,
         *,
+        runtime: OnnxRuntimeName = "onnxruntime",
         device: Device | None = None,
         num_threads: int | None = None,
         source: str | None = None,
-        with_tensorrt: bool = False,
     ) -> None:
         name = source or (os.fspath(model) if not isinstance(model, bytes) else "the model in memory")
-        start = start_with_tensorrt if with_tensorrt else start_session
-        self._session = start(model, "cuda" if with_tensorrt else device, session_options(num_threads), name)
+        self._session = _START[runtime](model, device, session_options(num_threads), name)
         used = tuple(self._session.get_providers())
         try:
             properties = self._session.get_modelmeta().custom_metadata_map
@@ -74,9 +79,9 @@ class OnnxRuntimeSession(BaseSession):
         except UnicodeDecodeError as error:  # ONNX Runtime hands out whatever bytes stand in the file
             raise InputError(f"{name} is damaged: a name in it is no text ({error}); export it again.") from error
         super().__init__(
-            runtime="onnxruntime-tensorrt" if with_tensorrt else "onnxruntime",
-            device="cuda" if _CUDA in used or with_tensorrt else "cpu",
-            providers=used,
+            runtime=runtime,
+            device="cuda" if _CUDA in used or runtime == "onnxruntime-tensorrt" else "cpu",
+            providers=(*used, KERNELS) if runtime == "onnxruntime-kernels" else used,
             metadata=ModelMetadata.from_properties(properties, name),
             input_spec=spec,
             output_names=output_names,
@@ -151,6 +156,42 @@ def start_session(model: str | os.PathLike[str] | bytes, device: Device | None, 
     if num_cuda_devices() > 0:
         logger.warning("%s runs on the CPU although there is a CUDA device: %s", name, reason)
     return session
+
+
+def start_with_kernels(model: str | os.PathLike[str] | bytes, device: Device | None, options: Any, name: str) -> Any:
+    """Return an ONNX Runtime session on the CPU in which the project's kernels compute the custom operators.
+
+    ``device`` is not asked: there is only the CPU.
+
+    Raises:
+        InputError: the file is missing or no ONNX file, the kernels are not there, or have nothing to do in it.
+    """
+    if not isinstance(model, bytes) and not Path(model).is_file():
+        raise InputError(f"{name} does not exist.")
+    reason = why_no_kernels(model)
+    if reason is not None:
+        raise InputError(f"{name}: the CPU kernels were asked for, and {reason}; or use --runtime onnxruntime.")
+    options.register_custom_ops_library(os.fspath(library_path() or ""))
+    return _create_on_cpu(model if isinstance(model, bytes) else os.fspath(model), options, name)
+
+
+def why_no_kernels(model: str | os.PathLike[str] | bytes) -> str | None:
+    """Return why the CPU kernels cannot run, or have nothing to do in a file; None where they can and have.
+
+    The kernels take float32. ONNX Runtime refuses a file that hands an operator with a kernel another type, although
+    the file brings a body for it; so files of other precisions run without them.
+    """
+    reason = why_unavailable()
+    if reason is not None:
+        return reason
+    try:
+        metadata = ModelMetadata.from_properties(read_properties(model), "the file")
+    except InputError:
+        return "its metadata is damaged"
+    if metadata.polyphase == "custom-op" and metadata.precision == "fp32":
+        return None
+    seen = f"{metadata.polyphase or 'no selections'} in {metadata.precision or 'no declared precision'}"
+    return f"the file holds {seen}; they take files of `aps-deploy export --polyphase custom-op` in fp32"
 
 
 def start_with_tensorrt(model: str | os.PathLike[str] | bytes, device: Device | None, options: Any, name: str) -> Any:
@@ -282,3 +323,10 @@ def _input_spec(session: Any, name: str) -> InputSpec:
         session.get_modelmeta().producer_name,
         name,
     )
+
+
+_START = {
+    "onnxruntime": start_session,
+    "onnxruntime-kernels": start_with_kernels,
+    "onnxruntime-tensorrt": start_with_tensorrt,
+}

@@ -43,8 +43,8 @@ def open_session(
         path: a checkpoint (``.safetensors`` or a packaged name such as ``resnet20_aps3.cifar10``), an ``.onnx``
             file, an engine (``.plan``, ``.engine``), an ONNX model in memory, or a network made by `create_model`.
         runtime: ``torch`` or ``torch-compiled`` for checkpoints and networks, ``onnxruntime``,
-            ``onnxruntime-tensorrt``, ``onnx-reference`` or ``openvino`` for ONNX files, ``tensorrt`` or
-            ``tensorrt-rtx`` for engines; None takes the default of the kind of file.
+            ``onnxruntime-kernels``, ``onnxruntime-tensorrt``, ``onnx-reference`` or ``openvino`` for ONNX files,
+            ``tensorrt`` or ``tensorrt-rtx`` for engines; None takes the default of the kind of file.
         device: ``cpu``, ``cuda``, or None: CUDA where the runtime truly starts on it, else the CPU.
         num_threads: threads of one run; None leaves the runtime's choice. PyTorch's hold for the whole process, and
             the ReferenceEvaluator has none to set.
@@ -73,11 +73,10 @@ def open_session(
         from aps_deploy.runtimes.torch_session import TorchSession
 
         return TorchSession(name, device=where, num_threads=num_threads, is_compiled=info.name == "torch-compiled")
-    if info.name in ("onnxruntime", "onnxruntime-tensorrt"):
+    if info.name in ("onnxruntime", "onnxruntime-kernels", "onnxruntime-tensorrt"):
         from aps_deploy.runtimes.onnxruntime_session import OnnxRuntimeSession
 
-        with_tensorrt = info.name == "onnxruntime-tensorrt"
-        return OnnxRuntimeSession(name, device=where, num_threads=num_threads, with_tensorrt=with_tensorrt)
+        return OnnxRuntimeSession(name, runtime=info.name, device=where, num_threads=num_threads)
     if info.name == "openvino":
         from aps_deploy.runtimes.openvino_session import OpenVinoSession
 
@@ -158,11 +157,11 @@ def _open_object(model: Any, runtime: str | None, device: str | None, num_thread
     info = _runtime_for("onnx", runtime, "an ONNX model in memory")
     where = check_device(device, info)
     require_runtime(info)
-    if info.name in ("onnxruntime", "onnxruntime-tensorrt"):
+    if info.name in ("onnxruntime", "onnxruntime-kernels", "onnxruntime-tensorrt"):
         from aps_deploy.runtimes.onnxruntime_session import OnnxRuntimeSession
 
-        content, with_tensorrt = model.SerializeToString(), info.name == "onnxruntime-tensorrt"
-        return OnnxRuntimeSession(content, device=where, num_threads=num_threads, with_tensorrt=with_tensorrt)
+        content = model.SerializeToString()
+        return OnnxRuntimeSession(content, runtime=info.name, device=where, num_threads=num_threads)
     if info.name == "openvino":
         from aps_deploy.runtimes.openvino_session import OpenVinoSession
 

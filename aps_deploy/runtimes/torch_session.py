@@ -11,6 +11,8 @@ import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.errors import ApsError, InputError
+from aps_deploy.plugins.cpu import library
+from aps_deploy.plugins.cpu.library import KERNELS
 from aps_deploy.runtimes.availability import Device
 from aps_deploy.runtimes.inputs import InputSpec
 from aps_deploy.runtimes.metadata import ModelMetadata
@@ -66,7 +68,7 @@ class TorchSession(BaseSession):
         super().__init__(
             runtime="torch-compiled" if is_compiled else "torch",
             device=where,
-            providers=(torch.cuda.get_device_name() if where == "cuda" else "CPU",),
+            providers=_providers(where, metadata),
             metadata=metadata,
             input_spec=InputSpec(),
             output_names=(LOGITS, INDICES) if metadata.num_selections else (LOGITS,),
@@ -114,6 +116,14 @@ def full_float32() -> Iterator[None]:
             yield
     finally:
         torch.set_float32_matmul_precision(before)
+
+
+def _providers(where: Device, metadata: ModelMetadata) -> tuple[str, ...]:
+    import torch
+
+    if where == "cuda":
+        return (torch.cuda.get_device_name(),)
+    return ("CPU", KERNELS) if metadata.num_selections and library.is_used() else ("CPU",)
 
 
 def _device(device: Device | None, name: str) -> Device:

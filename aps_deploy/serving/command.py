@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 import typer
 
@@ -106,6 +106,30 @@ def serve(
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Log answered requests too, not only refused ones.")
     ] = False,
+    engine: Annotated[
+        Literal["embedded", "ray"],
+        typer.Option("--engine", help="One process here, or replicas on the hosts of a Ray cluster."),
+    ] = "embedded",
+    ray_address: Annotated[
+        str | None,
+        typer.Option(
+            "--ray-address",
+            metavar="HOST:PORT|local",
+            help="The Ray cluster; local: a new one of this host alone [default: this host's, else local].",
+        ),
+    ] = None,
+    replicas: Annotated[
+        str, typer.Option("--replicas", metavar="N|MIN:MAX", help="Replicas; a range lets them follow the load.")
+    ] = "1",
+    cpus_per_replica: Annotated[
+        float, typer.Option("--cpus-per-replica", metavar="N", help="Cores that a replica reserves.")
+    ] = 1.0,
+    gpus_per_replica: Annotated[
+        float, typer.Option("--gpus-per-replica", metavar="N", help="GPUs, or a part of one, that a replica reserves.")
+    ] = 0.0,
+    target_requests: Annotated[
+        float, typer.Option("--target-requests", metavar="N", help="Requests in flight per replica, for MIN:MAX.")
+    ] = 16.0,
 ) -> None:
     """Serve models over HTTP and gRPC.
 
@@ -153,4 +177,12 @@ def serve(
         typer.echo(f"ready: {where.url}" + ("" if where.grpc_port is None else f", gRPC on port {where.grpc_port}"))
 
     log_as_json()
-    run_server(settings, started=ready)
+    if engine == "embedded":
+        run_server(settings, started=ready)
+        return
+    from aps_deploy.serving.cluster.running import run_on_cluster
+    from aps_deploy.serving.cluster.settings import ClusterSettings, parse_replicas
+
+    least, most = parse_replicas(replicas)
+    cluster = ClusterSettings(ray_address, least, most, cpus_per_replica, gpus_per_replica, target_requests)
+    run_on_cluster(settings, cluster, started=ready)

@@ -5,6 +5,8 @@ The pairs are Triton's, so that a client's handling of one server fits the other
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 from aps_deploy.errors import ApsError, InputError
 
 
@@ -51,10 +53,19 @@ class NotFoundError(ServingError):
 
 
 class MethodNotAllowedError(ServingError):
-    """The route exists, and takes another method."""
+    """The route exists, and takes another method.
+
+    Args:
+        message: the sentence.
+        allowed: the methods that it takes.
+    """
 
     http_status = 405
     grpc_status = "UNIMPLEMENTED"
+
+    def __init__(self, message: str, allowed: Sequence[str]) -> None:
+        super().__init__(message)
+        self.allowed = tuple(allowed)
 
 
 class BodyTimeoutError(ServingError):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from typing import Any
 
 from aps_deploy.errors import ApsError
@@ -27,6 +27,12 @@ from aps_deploy.serving.request_log import RequestIds, RequestLog
 from aps_deploy.serving.settings import ServeSettings
 
 _SERVICE = "inference.GRPCInferenceService"
+
+UNARY_METHODS = (
+    *("ServerLive", "ServerReady", "ModelReady", "ServerMetadata", "ModelMetadata", "ModelInfer", "ModelConfig"),
+    *("ModelStatistics", "RepositoryIndex", "RepositoryModelLoad", "RepositoryModelUnload"),
+)
+"""The methods of one message and one answer."""
 
 _MAX_STREAMED = 64
 """Requests of one stream that are read ahead of its answers, so that they can share runs."""
@@ -51,35 +57,28 @@ class GrpcService:
         self._gate = Gate(settings.token)
         self._ids = RequestIds()
         self._log = RequestLog(with_answers=settings.access_log)
+        methods: tuple[Method, ...] = (
+            *(self._server_live, self._server_ready, self._model_ready, self._server_metadata, self._model_metadata),
+            *(self._model_infer, self._model_config, self._model_statistics, self._repository_index),
+            *(self._repository_load, self._repository_unload),
+        )
+        self._methods: dict[str, Method] = dict(zip(UNARY_METHODS, methods, strict=True))
 
     def handler(self) -> Any:
         """Return the handler to add to a `grpc.aio` server."""
         import grpc
 
-        unary: dict[str, Method] = {
-            "ServerLive": self._server_live,
-            "ServerReady": self._server_ready,
-            "ModelReady": self._model_ready,
-            "ServerMetadata": self._server_metadata,
-            "ModelMetadata": self._model_metadata,
-            "ModelInfer": self._model_infer,
-            "ModelConfig": self._model_config,
-            "ModelStatistics": self._model_statistics,
-            "RepositoryIndex": self._repository_index,
-            "RepositoryModelLoad": self._repository_load,
-            "RepositoryModelUnload": self._repository_unload,
-        }
         # As streams of one message, which are the same on the wire: gRPC would read the message of a unary call first,
         # from whoever it is and however long it takes, and only then say that there is a call.
         methods = {
             name: grpc.stream_unary_rpc_method_handler(
-                self._guarded(name, method), None, getattr(self._messages, f"{name}Response").SerializeToString
+                self._guarded(name), None, getattr(self._messages, f"{name}Response").SerializeToString
             )
-            for name, method in unary.items()
+            for name in UNARY_METHODS
         }
         methods["ModelStreamInfer"] = grpc.stream_stream_rpc_method_handler(
             self._stream,
-            self._messages.ModelInferRequest.FromString,
+            None,  # as it came: gRPC would end the stream at a message that it cannot read
             self._messages.ModelStreamInferResponse.SerializeToString,
         )
         return grpc.method_handlers_generic_handler(_SERVICE, methods)
@@ -91,48 +90,82 @@ class GrpcService:
             BodyTimeoutError: it does not arrive in time.
             InvalidRequestError: there is none, or it cannot be read.
         """
-        from google.protobuf.message import DecodeError
-
         seconds = self._settings.body_timeout_s
         try:
             async with asyncio.timeout(seconds):
                 data = await anext(pieces)
-            return getattr(self._messages, f"{name}Request").FromString(data)
         except TimeoutError:
             raise BodyTimeoutError(f"the message did not arrive within {seconds:g} s.") from None
         except StopAsyncIteration:
             raise InvalidRequestError("the call carries no message.") from None
+        return self._parse(name, data)
+
+    def _parse(self, name: str, data: bytes) -> Message:
+        """Return the message in these bytes.
+
+        Raises:
+            InvalidRequestError: it cannot be read.
+        """
+        from google.protobuf.message import DecodeError
+
+        try:
+            return getattr(self._messages, f"{name}Request").FromString(data)
         except DecodeError:
             raise InvalidRequestError(f"the message is no {name}Request.") from None
 
-    def _guarded(self, name: str, method: Method) -> Callable[[AsyncIterator[bytes], Any], Awaitable[Message]]:
+    def _guarded(self, name: str) -> Callable[[AsyncIterator[bytes], Any], Awaitable[Message]]:
         """Return the method behind the token, with errors turned into gRPC's statuses."""
         import grpc
 
-        needs_token = name not in ("ServerLive", "ServerReady")
-
         async def call(pieces: AsyncIterator[bytes], context: Any) -> Message:
-            started_ns, metadata = time.monotonic_ns(), dict(context.invocation_metadata())
+            metadata = dict(context.invocation_metadata())
             request_id = self._ids.name(metadata.get("x-request-id"))
             try:
-                if needs_token:
-                    self._gate.check(metadata.get("authorization"))
-                response = await method(await self._read(name, pieces), context)
-            except asyncio.CancelledError:
-                self._log.finished(request_id, name, "CANCELLED", started_ns, "the client left")
-                raise
-            except ApsError as refusal:
-                error = serving_error_of(refusal)
-            except Exception:
-                error = ServingError(self._log.broken(request_id, name))
-            else:
-                self._log.finished(request_id, name, "OK", started_ns, None)
-                return response
-            self._log.finished(request_id, name, error.grpc_status, started_ns, str(error))
-            trailing = (("x-request-id", request_id),)
-            await context.abort(grpc.StatusCode[error.grpc_status], str(error), trailing_metadata=trailing)
+                return await self.answer(name, metadata, lambda: self._read(name, pieces), context, request_id)
+            except ServingError as error:
+                trailing = (("x-request-id", request_id),)
+                await context.abort(grpc.StatusCode[error.grpc_status], str(error), trailing_metadata=trailing)
 
         return call
+
+    async def answer(
+        self,
+        name: str,
+        metadata: Mapping[str, Any],
+        read: Callable[[], Awaitable[Message]],
+        context: Any,
+        request_id: str | None = None,
+    ) -> Message:
+        """Answer one unary call, and log it.
+
+        Args:
+            name: the method, one of `UNARY_METHODS`.
+            metadata: of the call.
+            read: returns the message; awaited once the token was seen.
+            context: the call's, whose ``time_remaining`` is asked for.
+            request_id: the call's ID in the log; None for the one that its metadata gives it, or a new one.
+
+        Raises:
+            ServingError: it is refused, or broke.
+        """
+        started_ns = time.monotonic_ns()
+        request_id = request_id or self._ids.name(metadata.get("x-request-id"))
+        try:
+            if name not in ("ServerLive", "ServerReady"):
+                self._gate.check(metadata.get("authorization"))
+            response = await self._methods[name](await read(), context)
+        except asyncio.CancelledError:
+            self._log.finished(request_id, name, "CANCELLED", started_ns, "the client left")
+            raise
+        except ApsError as refusal:
+            error = serving_error_of(refusal)
+        except Exception:
+            error = ServingError(self._log.broken(request_id, name))
+        else:
+            self._log.finished(request_id, name, "OK", started_ns, None)
+            return response
+        self._log.finished(request_id, name, error.grpc_status, started_ns, str(error))
+        raise error
 
     async def _server_live(self, request: Message, context: Any) -> Message:
         return self._messages.ServerLiveResponse(live=True)
@@ -187,7 +220,7 @@ class GrpcService:
         response = self._messages.ModelInferResponse()
         return fill_response(response, model, request.id, model.select_outputs(outputs, requested))
 
-    async def _stream(self, requests: AsyncIterator[Message], context: Any) -> AsyncIterator[Message]:
+    async def _stream(self, pieces: AsyncIterator[bytes], context: Any) -> AsyncIterator[Message]:
         """Answer a stream of requests in their order; a refused one gets its sentence and the stream goes on."""
         import grpc
 
@@ -198,9 +231,11 @@ class GrpcService:
         running: asyncio.Queue[asyncio.Task[Message] | None] = asyncio.Queue(_MAX_STREAMED)
 
         async def read() -> None:
-            async for request in requests:
-                await running.put(asyncio.create_task(self._streamed(request, context)))
-            await running.put(None)
+            try:
+                async for data in pieces:
+                    await running.put(asyncio.create_task(self._streamed(data, context)))
+            finally:
+                await running.put(None)
 
         reader = asyncio.create_task(read())
         try:
@@ -213,11 +248,13 @@ class GrpcService:
                 if left is not None:
                     left.cancel()
 
-    async def _streamed(self, request: Message, context: Any) -> Message:
+    async def _streamed(self, data: bytes, context: Any) -> Message:
         response = self._messages.ModelStreamInferResponse()
         started_ns, request_id = time.monotonic_ns(), self._ids.name(None)
-        error, status = None, "OK"
+        error, status, given_id = None, "OK", ""
         try:
+            request = self._parse("ModelInfer", data)
+            given_id = request.id
             response.infer_response.CopyFrom(await self._model_infer(request, context))
         except ApsError as refusal:
             told = serving_error_of(refusal)
@@ -225,6 +262,6 @@ class GrpcService:
         except Exception:
             error, status = self._log.broken(request_id, "ModelStreamInfer"), "INTERNAL"
         if error is not None:
-            response.error_message, response.infer_response.id = error, request.id
+            response.error_message, response.infer_response.id = error, given_id
         self._log.finished(request_id, "ModelStreamInfer", status, started_ns, error)
         return response

@@ -34,6 +34,7 @@ from aps_deploy.serving.http_messages import (
     json_response,
 )
 from aps_deploy.serving.metrics import CONTENT_TYPE, metrics_page
+from aps_deploy.serving.openapi import openapi_document
 from aps_deploy.serving.registry import Registry
 from aps_deploy.serving.request_log import RequestIds, RequestLog
 from aps_deploy.serving.settings import ServeSettings
@@ -67,8 +68,8 @@ class HttpApp:
         self._ids = RequestIds()
         self._log = RequestLog(with_answers=settings.access_log)
         self._num_decoding = 0
-        model = r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[^/]+))?"
-        self._routes: list[tuple[str, re.Pattern[str], Handler]] = [
+        model = r"/v2/models/(?P<name>[^/]+)(?:/versions/(?P<version>[0-9]+))?"
+        self.routes: list[tuple[str, re.Pattern[str], Handler]] = [
             (method, re.compile(path), handler)
             for method, path, handler in (
                 ("POST", rf"{model}/infer", self._infer),
@@ -84,6 +85,7 @@ class HttpApp:
                 ("POST", r"/v2/repository/index", self._index),
                 ("POST", r"/v2/repository/models/(?P<name>[^/]+)/(?P<change>load|unload)", self._change),
                 ("GET", r"/metrics", self._metrics),
+                ("GET", r"/openapi\.json", self._openapi),
             )
         ]
 
@@ -116,7 +118,7 @@ class HttpApp:
 
     async def _answer(self, request: Request) -> Response:
         allowed = []
-        for method, pattern, handler in self._routes:
+        for method, pattern, handler in self.routes:
             match = pattern.fullmatch(request.path)
             if match is None:
                 continue
@@ -128,7 +130,7 @@ class HttpApp:
                 self._gate.check(request.header(b"authorization"))
             return await handler(request, **match.groupdict())
         if allowed:
-            raise MethodNotAllowedError(f"{request.path} takes {' or '.join(allowed)}, not {request.method}.")
+            raise MethodNotAllowedError(f"{request.path} takes {' or '.join(allowed)}, not {request.method}.", allowed)
         raise NotFoundError(f"there is no {request.method} {request.path}.")
 
     async def _infer(self, request: Request, name: str, version: str | None) -> Response:
@@ -172,7 +174,10 @@ class HttpApp:
         return json_response(server_metadata())
 
     async def _model_ready(self, request: Request, name: str, version: str | None) -> Response:
-        self._registry.find_ready(name, version or "")
+        try:
+            self._registry.find_ready(name, version or "")
+        except ServingError as error:
+            raise InvalidRequestError(str(error)) from None  # 400 for every reason, as Triton
         return Response()
 
     async def _model_metadata(self, request: Request, name: str, version: str | None) -> Response:
@@ -205,6 +210,9 @@ class HttpApp:
     async def _metrics(self, request: Request) -> Response:
         page = metrics_page(self._registry.models(), is_ready=self._registry.is_ready)
         return Response(page.encode(), content_type=CONTENT_TYPE)
+
+    async def _openapi(self, request: Request) -> Response:
+        return json_response(openapi_document())
 
     async def _body(self, request: Request) -> bytes:
         return await request.body(self._settings.max_body_bytes, self._settings.body_timeout_s)

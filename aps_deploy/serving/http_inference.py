@@ -16,6 +16,7 @@ from aps_deploy.serving.datatypes import BYTES, DTYPES
 from aps_deploy.serving.errors import InvalidRequestError, TooLargeError, UnsupportedError
 from aps_deploy.serving.http_messages import Response, json_object
 from aps_deploy.serving.model import ServedModel
+from aps_deploy.serving.openapi_schemas import MAX_TIMEOUT_US
 from aps_deploy.serving.signature import itemsize
 from aps_deploy.serving.tensors import (
     OutputTensor,
@@ -28,8 +29,6 @@ from aps_deploy.serving.tensors import (
 
 HEADER_LENGTH = b"inference-header-content-length"
 """Header that says how many bytes of the body are JSON; raw tensors follow them."""
-
-_LARGEST_TIMEOUT_US = 1 << 62
 
 
 @dataclasses.dataclass(frozen=True)
@@ -93,11 +92,11 @@ def timeout_ns_of(timeout_us: object) -> int | None:
     Raises:
         InvalidRequestError: it is no number of microseconds.
     """
-    if not timeout_us:
+    if timeout_us is None:
         return None
-    if type(timeout_us) is not int or not 0 < timeout_us < _LARGEST_TIMEOUT_US:
+    if type(timeout_us) is not int or not 0 <= timeout_us <= MAX_TIMEOUT_US:
         raise InvalidRequestError("the parameter 'timeout' must be a whole number of microseconds.")
-    return timeout_us * 1000
+    return timeout_us * 1000 or None
 
 
 def inference_response(model: ServedModel, request: InferenceRequest, outputs: Sequence[OutputTensor]) -> Response:

@@ -17,6 +17,7 @@ from urllib.parse import parse_qs
 from aps_deploy.serving.errors import (
     BodyTimeoutError,
     InvalidRequestError,
+    MethodNotAllowedError,
     ServingError,
     TooLargeError,
     UnsupportedContentError,
@@ -198,6 +199,8 @@ def error_response(error: ServingError) -> Response:
         response.headers.append((b"retry-after", b"%d" % error.retry_after_seconds))
     if error.http_status == 401:
         response.headers.append((b"www-authenticate", b"Bearer"))
+    if isinstance(error, MethodNotAllowedError):
+        response.headers.append((b"allow", ", ".join(error.allowed).encode()))
     return response
 
 

@@ -192,7 +192,8 @@ class ServedModel:
         """
         values_of = dict(zip(self.signature.outputs, outputs, strict=True))
         chosen = requested or [RequestedOutput(name) for name in values_of]
-        return [self._output(output, values_of[output.name]) for output in chosen]
+        once = {output.name: output for output in chosen}  # asked for twice it is answered once, as by Triton
+        return [self._output(output, values_of[output.name]) for output in once.values()]
 
     def _output(self, requested: RequestedOutput, values: npt.NDArray[Any]) -> OutputTensor:
         if requested.num_classes:

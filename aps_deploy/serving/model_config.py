@@ -13,6 +13,7 @@ from aps_deploy.runtimes.onnx_files import one_line
 from aps_deploy.serving.batcher import BatchPolicy
 from aps_deploy.serving.datatypes import config_datatype
 from aps_deploy.serving.engine import OnnxEngine, TensorSpec
+from aps_deploy.serving.plan_engine import PlanEngine
 from aps_deploy.serving.settings import ServeSettings
 from aps_deploy.serving.signature import Signature
 
@@ -21,7 +22,11 @@ ModelConfig = Any
 
 CONFIG_NAME = "config.pbtxt"
 DEFAULT_MODEL_FILENAME = "model.onnx"
-_PLATFORM, _BACKEND = "onnxruntime_onnx", "onnxruntime"
+ONNX, PLAN = "onnxruntime_onnx", "tensorrt_plan"
+_BACKENDS = {ONNX: "onnxruntime", PLAN: "tensorrt"}
+MODEL_FILENAMES = {ONNX: DEFAULT_MODEL_FILENAME, PLAN: "model.plan"}
+"""Triton's names of the file of a version, by platform."""
+
 CERTIFICATE_PARAMETER = "aps_require_certificate"
 """Parameter of a configuration; with the value ``true`` the model is served with a passed certificate only."""
 
@@ -33,8 +38,13 @@ def new_config() -> ModelConfig:
     return model_config_pb2.ModelConfig()
 
 
-def read_config(path: Path, name: str) -> ModelConfig:
+def read_config(path: Path, name: str, platform: str = ONNX) -> ModelConfig:
     """Return the configuration in a ``config.pbtxt``.
+
+    Args:
+        path: the file.
+        name: the model's folder.
+        platform: `ONNX`, or `PLAN` where a plan is to join the model; none is served here.
 
     Raises:
         InputError: it cannot be read, is for another model, or asks for a backend that is not served here.
@@ -47,17 +57,23 @@ def read_config(path: Path, name: str) -> ModelConfig:
         raise InputError(f"{path} is no model configuration ({one_line(error)}).") from None
     if config.name and config.name != name:
         raise InputError(f"{path}: the name is '{config.name}', but the folder is '{name}'; they must be the same.")
-    if config.platform not in ("", _PLATFORM) or config.backend not in ("", _BACKEND):
+    if config.platform not in ("", platform) or config.backend not in ("", _BACKENDS[platform]):
         raise InputError(
-            f"{path}: the backend is '{config.backend or config.platform}'; served here: {_BACKEND} "
-            f"(platform {_PLATFORM})."
+            f"{path}: the backend is '{config.backend or config.platform}'; accepted here: {_BACKENDS[platform]} "
+            f"(platform {platform})."
         )
     if config.max_batch_size < 0:
         raise InputError(f"{path}: max_batch_size is {config.max_batch_size}; it must be 0 or more.")
     return config
 
 
-def complete_config(config: ModelConfig | None, name: str, engine: OnnxEngine, settings: ServeSettings) -> ModelConfig:
+def complete_config(
+    config: ModelConfig | None,
+    name: str,
+    engine: OnnxEngine | PlanEngine,
+    settings: ServeSettings,
+    platform: str = ONNX,
+) -> ModelConfig:
     """Return the configuration with everything filled in that the file or the settings say.
 
     Args:
@@ -65,6 +81,7 @@ def complete_config(config: ModelConfig | None, name: str, engine: OnnxEngine, s
         name: the model's name.
         engine: the loaded file.
         settings: the server's, which fill in how a model without ``config.pbtxt`` batches.
+        platform: `ONNX` or `PLAN`.
 
     Raises:
         InputError: the configuration's tensors are not the file's.
@@ -78,12 +95,14 @@ def complete_config(config: ModelConfig | None, name: str, engine: OnnxEngine, s
         complete.instance_group.add(count=settings.instances)
     else:
         complete.CopyFrom(config)
-    complete.name, complete.platform, complete.backend = name, _PLATFORM, _BACKEND
-    complete.default_model_filename = complete.default_model_filename or DEFAULT_MODEL_FILENAME
+    complete.name, complete.platform, complete.backend = name, platform, _BACKENDS[platform]
+    complete.default_model_filename = complete.default_model_filename or MODEL_FILENAMES[platform]
     if not complete.HasField("version_policy"):
         complete.version_policy.latest.num_versions = 1
     if not complete.instance_group:
         complete.instance_group.add(count=1)
+    if complete.HasField("dynamic_batching") and not complete.dynamic_batching.preferred_batch_size:
+        complete.dynamic_batching.preferred_batch_size.append(max(1, complete.max_batch_size))  # as Triton fills it in
     for group in complete.instance_group:
         group.count = group.count or 1
         group.name = group.name or f"{name}_0"

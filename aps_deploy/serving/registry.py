@@ -88,7 +88,7 @@ class Registry:
 
     def models(self) -> list[ServedModel]:
         """Return every version that answers, by name and version."""
-        return [model for name in sorted(self._served) for model in self.all(name)]
+        return [self._served[name][number] for name in sorted(self._served) for number in self.versions(name)]
 
     def versions(self, name: str) -> list[str]:
         """Return the versions of a model that answer, oldest first."""
@@ -98,9 +98,12 @@ class Registry:
         """Return a version of a model; the latest where none is given.
 
         Raises:
+            InvalidRequestError: the version is no number.
             NotFoundError: there is no such model or version.
             UnavailableError: it is there and does not answer, or not yet.
         """
+        if version and not (version.isascii() and version.isdigit()):
+            raise InvalidRequestError(f"the version of model '{name}' is {version!r}; it must be a positive number.")
         versions = self._served.get(name)
         if not versions:
             entries = [entry for entry in self._index.values() if entry.name == name]
@@ -117,13 +120,13 @@ class Registry:
         """Return one version of a model, or every one that answers where none is given.
 
         Raises:
-            NotFoundError: there is no such model or version.
-            UnavailableError: it is there and does not answer.
+            InvalidRequestError: none answers: what Triton says, for every reason, where statistics are asked for.
         """
-        if version:
-            return [self.find(name, version)]
-        self.find(name)
-        return [self._served[name][number] for number in self.versions(name)]
+        try:
+            found = self.find(name, version or "")
+        except (NotFoundError, UnavailableError) as error:
+            raise InvalidRequestError(str(error)) from None
+        return [found] if version else [self._served[name][number] for number in self.versions(name)]
 
     async def load_all(self) -> dict[str, ApsError]:
         """Load every model, one after the other; return why those that cannot be loaded, by name, are not served."""

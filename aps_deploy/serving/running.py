@@ -152,7 +152,7 @@ async def serve(settings: ServeSettings, *, started: Callable[[Addresses, Stoppi
             _http_server(registry, settings, listener, stopping),
         ):
             where = Addresses(settings.host, listener.getsockname()[1], grpc_port, settings.tls_cert is not None)
-            await _load(registry)
+            await load_models(registry)
             _announce(where, settings)
             if started is not None:
                 started(where, stopping)
@@ -176,7 +176,12 @@ def _announce(where: Addresses, settings: ServeSettings) -> None:
         logger.warning("tokens and images go to %s in the clear: there is no TLS, unless in front of it", where.host)
 
 
-async def _load(registry: Registry) -> None:
+async def load_models(registry: Registry) -> None:
+    """Load every model of a server that starts.
+
+    Raises:
+        InputError: none can be served; those that cannot beside others are logged.
+    """
     failures = await registry.load_all()
     if not registry.models():
         reason = str(next(iter(failures.values())))

@@ -117,6 +117,9 @@ class ModelStatistics:
                 "cache_hit": unused,
                 "cache_miss": unused,
             },
+            # Of models that answer more than once, and of devices: Triton shows them empty, too.
+            "response_stats": {},
+            "memory_usage": [],
             "batch_stats": [
                 {"batch_size": size, **{part: total.to_dict() for part, total in totals.items()}}
                 for size, totals in sorted(self.batches.items())

@@ -18,7 +18,8 @@ import numpy.typing as npt
 from aps_deploy.serving.datatypes import BYTES, DTYPES
 from aps_deploy.serving.errors import InvalidRequestError, TooLargeError
 
-_MAX_RANK = 32
+MAX_RANK = 32
+"""Most dimensions of a tensor that clients may send."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,11 +89,11 @@ def check_shape(name: str, shape: object, max_elements: int) -> tuple[int, ...]:
     sizes: tuple[Any, ...] = tuple(shape) if isinstance(shape, list) else ()
     if (
         not isinstance(shape, list)
-        or len(sizes) > _MAX_RANK
+        or len(sizes) > MAX_RANK
         or not all(type(size) is int and 0 <= size < 1 << 63 for size in sizes)
     ):
         raise InvalidRequestError(
-            f"the shape of input '{name}' must be a list of at most {_MAX_RANK} integers, 0 or more."
+            f"the shape of input '{name}' must be a list of at most {MAX_RANK} integers, 0 or more."
         )
     if math.prod(sizes) > max_elements:
         raise TooLargeError(

@@ -22,7 +22,6 @@ ProtocolName = Literal["cifar", "cifar-crop", "cifar-erase", "cifar-flip", "imag
 
 _NO_CLASS = -1
 _CROP_PADDING = 3
-_ERASED_SIDE = 3
 
 
 @dataclasses.dataclass(frozen=True)
@@ -36,8 +35,8 @@ class AuthorsProtocol:
         batch_size: images that share one pair of shifts.
         average: ``batches`` weighs every batch alike (a short last one too), ``images`` every image.
         shift: ``circular``, or ``crop``: the image is padded by 3 pixels of its mean colour and cropped elsewhere.
-        change: made before the shifts: ``erase`` blanks a 3 x 3 square, at one place per batch, ``flip`` mirrors both
-            axes.
+        change: made before the shifts: ``erase`` blanks a square, at one place per batch, ``flip`` mirrors both axes.
+        erased_side: of that square, in pixels.
     """
 
     name: str
@@ -47,6 +46,7 @@ class AuthorsProtocol:
     average: Literal["batches", "images"]
     shift: Literal["circular", "crop"] = "circular"
     change: Literal["none", "erase", "flip"] = "none"
+    erased_side: int = 3
 
 
 CIFAR_PROTOCOL = AuthorsProtocol("cifar", -3, 3, 256, "batches")
@@ -155,15 +155,16 @@ def _changed(images: Images, protocol: AuthorsProtocol, generator: np.random.Ran
         return np.ascontiguousarray(images[:, :, ::-1, ::-1])
     if protocol.change == "erase":
         # The authors' corner never comes nearer than one more side to the lower and the right border.
-        free = min(images.shape[2:]) - 2 * _ERASED_SIDE
+        side = protocol.erased_side
+        free = min(images.shape[2:]) - 2 * side
         if free < 1:
             raise InputError(
                 f"the images are {images.shape[2]} x {images.shape[3]} pixels; protocol {protocol.name} needs more "
-                f"than {2 * _ERASED_SIDE}."
+                f"than {2 * side}."
             )
         top, left = generator.randint(0, free, size=2)
         images = images.copy()
-        images[:, :, top : top + _ERASED_SIDE, left : left + _ERASED_SIDE] = 0
+        images[:, :, top : top + side, left : left + side] = 0
     return images
 
 

@@ -190,7 +190,7 @@ def plan(file: str, judge: Reference | None, device: Device | None) -> list[tupl
         if device in (None, where)
     ]
     return [
-        (place, why_not(info, place.device) if info.reads in sources else why_not_that_kind(info))
+        (place, why_not(info, place.device, place.file) if info.reads in sources else why_not_that_kind(info))
         for info, place in places
     ]
 
@@ -201,8 +201,8 @@ def why_not_that_kind(info: RuntimeInfo) -> str:
     return f"it runs plans, not ONNX files; compile one with `aps-deploy export FILE -o NAME.plan --engine {engine}`"
 
 
-def why_not(info: RuntimeInfo, device: Device) -> str | None:
-    """Return why this machine does not have a runtime on a device, or None where it does."""
+def why_not(info: RuntimeInfo, device: Device, file: str) -> str | None:
+    """Return why this machine does not have a runtime on a device, or it does not run the file; None where it does."""
     status = runtime_status(info)
     if not status.available:
         return status.reason
@@ -213,6 +213,10 @@ def why_not(info: RuntimeInfo, device: Device) -> str | None:
 
         if "CUDAExecutionProvider" not in onnxruntime.get_available_providers():
             return "this build of ONNX Runtime has no CUDA support"
+    if info.name == "onnxruntime-kernels":
+        from aps_deploy.runtimes.onnxruntime_session import why_no_kernels
+
+        return why_no_kernels(file)
     if info.name == "onnxruntime-tensorrt":
         from aps_deploy.runtimes.onnxruntime_session import why_no_tensorrt
 

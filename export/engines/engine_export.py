@@ -153,8 +153,21 @@ def plan_document(target: Path, plan: bytes, engine: Mapping[str, Any], source: 
         "layer_precisions": engine["precision"]["layers"],
         "tools": tools,
         "engine": {name: value for name, value in engine.items() if name != "warnings"},
+        "tensors": {
+            "inputs": [_tensor(entry) for entry in source.model.graph.input],
+            "outputs": [_tensor(entry) for entry in source.model.graph.output],
+        },
         "metadata": dict(source.document),
     }
+
+
+def _tensor(entry: Any) -> dict[str, Any]:
+    """Return an input or output of the ONNX file: its name, numpy's name of its type, its sizes, -1 where free."""
+    from onnx.helper import tensor_dtype_to_np_dtype
+
+    kind = entry.type.tensor_type
+    sizes = [size.dim_value if size.HasField("dim_value") else -1 for size in kind.shape.dim]
+    return {"name": entry.name, "type": tensor_dtype_to_np_dtype(kind.elem_type).name, "shape": sizes}
 
 
 def _built(

@@ -14,13 +14,17 @@ import typer.main
 
 import aps_deploy
 from aps_deploy.cli import app
+from aps_deploy.training.authors_flags import AuthorsFlags
 from aps_deploy.training.launch import LaunchSettings
 from aps_deploy.training.settings import TrainSettings
 from aps_deploy.verification import PROTOCOLS
 from tests.cli.conftest import Invoke
 
 COMMANDS = typer.main.get_command(app).commands  # type: ignore[attr-defined]
-VERBS = ("train", "evaluate", "import", "convert", "models", "export", "predict", "verify", "serve", "package", "demo")
+VERBS = (
+    *("train", "evaluate", "reproduce", "import", "convert", "models", "export", "predict", "verify", "serve"),
+    *("package", "demo"),
+)
 
 
 def test_every_verb_is_there() -> None:
@@ -40,7 +44,7 @@ def test_help_of_every_verb(invoke: Invoke, verb: str) -> None:
     result = invoke(verb, "--help")
     assert result.exit_code == 0
     for parameter in COMMANDS[verb].params:
-        if parameter.name != "help":
+        if parameter.name != "help" and not getattr(parameter, "hidden", False):
             assert parameter.opts[0] in result.output or parameter.metavar in result.output
             assert getattr(parameter, "help", "explained"), f"{verb} {parameter.name} has no help"
 
@@ -84,7 +88,9 @@ def test_train_offers_every_setting_under_its_own_name() -> None:
     names = {field.name for settings in (TrainSettings, LaunchSettings) for field in dataclasses.fields(settings)}
     for name in names:
         assert f"--{name.replace('_', '-')}" in offered[name]
-    assert set(offered) - {"help"} == {*names, "gpu"}
+    hidden = {parameter.name for parameter in COMMANDS["train"].params if parameter.hidden}
+    assert hidden == {field.name for field in dataclasses.fields(AuthorsFlags)}
+    assert set(offered) - {"help"} == {*names, *hidden, "gpu"}
 
 
 def test_every_protocol_can_be_chosen(invoke: Invoke) -> None:

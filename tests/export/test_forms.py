@@ -63,10 +63,12 @@ def test_custom_nodes_are_what_plugins_look_for() -> None:
     values |= {tensor.name for tensor in proto.graph.initializer}
     custom = [node for node in proto.graph.node if node.domain == "aps"]
     # Two in the stem, three in the stages; the shortcuts of the stages take by a known index.
-    assert Counter(node.op_type for node in custom) == {"PolyphaseSelect_L2": 5, "PolyphaseTake": 3}
+    assert Counter(node.op_type for node in custom) == {"BlurredSelect_L2": 5, "BlurredTake": 3}
     for node in custom:
         attributes = {entry.name: onnx.helper.get_attribute_value(entry) for entry in node.attribute}
-        assert attributes == {"plugin_namespace": b"aps", "plugin_version": b"1", "stride": 2}
+        channels = next(tensor.dims[0] for tensor in proto.graph.initializer if tensor.name == node.input[1])
+        blur = {"channels": channels, "pads": [0, 0, 1, 1, 0, 0, 2, 2]}  # of a filter of size 4
+        assert attributes == {"plugin_namespace": b"aps", "plugin_version": b"1", "stride": 2, **blur}
         assert all(node.output)
         assert node.name
     for function in proto.functions:
@@ -79,7 +81,7 @@ def test_selection_on_the_map_itself_stays_two_nodes() -> None:
     # The CIFAR family selects before the blur and takes after it: no one node reads a single map.
     _, proto = exported("resnet20_aps3", 8, "custom-op", short=True)
     types = Counter(node.op_type for node in proto.graph.node if node.domain == "aps")
-    assert types == {"PolyphaseIndex_L2": 2, "PolyphaseTake": 4}
+    assert types == {"PolyphaseIndex_L2": 2, "BlurredTake": 4}
 
 
 def test_forms_differ_in_how_they_take() -> None:
@@ -119,7 +121,7 @@ def test_parameters_keep_their_names_and_nodes_are_named_by_module(form: str) ->
     names = [node.name for node in proto.graph.node]
     assert len(set(names)) == len(names)
     assert all(names)
-    assert "layer2.0.pool.blur/Conv" in names
+    assert ("layer2.0/BlurredTake" if form == "custom-op" else "layer2.0.pool.blur/Conv") in names
 
 
 def test_equal_constants_are_one_initializer() -> None:

@@ -12,6 +12,7 @@ import torch
 from aps_deploy import create_model
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.models import ResNet, save_checkpoint
+from aps_deploy.plugins.cpu import library
 from aps_deploy.preprocessing import CIFAR10
 from aps_deploy.runtimes import Session, open_session
 from aps_deploy.runtimes.torch_session import full_float32
@@ -76,7 +77,8 @@ def test_what_the_compiler_says_is_told(network: ResNet, monkeypatch: pytest.Mon
 
 
 def test_describes_itself(session: Session, checkpoint: Path) -> None:
-    assert (session.runtime, session.device, session.providers) == ("torch", "cpu", ("CPU",))
+    providers = ("CPU", library.KERNELS) if library.is_used() else ("CPU",)
+    assert (session.runtime, session.device, session.providers) == ("torch", "cpu", providers)
     assert session.metadata.architecture == "resnet20_aps3"
     assert session.metadata.preprocessing == CIFAR10
     assert session.source == str(checkpoint)

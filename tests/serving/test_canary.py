@@ -124,7 +124,7 @@ def test_a_failure_is_logged_with_its_shift_and_ends_readiness_until_it_is_mende
         assert values(server, "aps_shift_consistency")[net] < 1
         assert values(server, "aps_shift_bit_identity")[net] < 1
         status, answer = server.json("GET", "/v2/models/net/ready")
-        assert status == 503 and "failed its canary" in answer["error"]
+        assert status == 400 and "failed its canary" in answer["error"]
         with server.client("grpc") as client:
             assert not client.is_server_ready() and not client.is_model_ready("net") and client.is_server_live()
         # Whoever asks all the same is answered.

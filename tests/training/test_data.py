@@ -15,7 +15,8 @@ from torchvision.datasets import ImageFolder
 from aps_deploy.errors import InputError
 from aps_deploy.preprocessing import IMAGENET
 from aps_deploy.training.data import load_data, preprocessing_of, split_order
-from aps_deploy.training.images import FileImages, MemoryImages, open_images
+from aps_deploy.training.image_files import FileImages, open_images
+from aps_deploy.training.images import MemoryImages
 from aps_deploy.training.outputs import owned_out_dir
 from aps_deploy.training.recipes import RECIPES
 from tests.training.conftest import CLASSES, write_class_folders
@@ -90,7 +91,7 @@ def test_files_and_memory_hand_out_the_same(data_folder: Path, workers: int) -> 
     for first, second in zip(data.train.batches(batches), files.batches(batches), strict=True):
         assert torch.equal(first[0], second[0]) and torch.equal(first[1], second[1])
     part = files.subset(torch.tensor([3, 1]))
-    assert part.labels.tolist() == data.train.labels[[3, 1]].tolist() and part.paths == [paths[3], paths[1]]
+    assert part.labels.tolist() == data.train.labels[[3, 1]].tolist() and part.sources == [paths[3], paths[1]]
     assert list(files.batches([])) == []
 
 

@@ -20,8 +20,10 @@ from aps_deploy.errors import ApsError, InputError
 from aps_deploy.training.build import architecture_name, build_model
 from aps_deploy.training.launch import LaunchSettings, launch
 from aps_deploy.training.loop import run_training
+from aps_deploy.training.metrics import TIMED
 from aps_deploy.training.settings import TrainSettings
 from aps_deploy.training.state import seed_everything
+from tests.training.test_disturbed import wait_for_the_middle
 
 ROOT = Path(__file__).parents[2]
 Settings = Callable[..., TrainSettings]
@@ -33,8 +35,7 @@ CALM = {"arch": "resnet20", "learning_rate": 1e-4, "batch_size": 10}
 def records(out_dir: Path) -> list[dict[str, Any]]:
     """Return the metrics of a run without what depends on the clock."""
     lines = (out_dir / "metrics.jsonl").read_text().splitlines()
-    timed = ("train_seconds", "images_per_second")
-    return [{key: value for key, value in json.loads(line).items() if key not in timed} for line in lines]
+    return [{key: value for key, value in json.loads(line).items() if key not in TIMED} for line in lines]
 
 
 def initial_weights(settings: TrainSettings) -> dict[str, torch.Tensor]:
@@ -181,8 +182,8 @@ def out_dir(tmp_path: Path) -> Iterator[Path]:
 def test_a_process_killed_in_an_epoch_is_started_again(
     undisturbed: list[dict[str, Any]], data_folder: Path, out_dir: Path
 ) -> None:
-    process = start(command(data_folder, out_dir))
-    wait_for_an_epoch(out_dir, process)
+    process = start(command(data_folder, out_dir, "--checkpoint-seconds", "0"))
+    wait_for_the_middle(out_dir, process, epoch=1)
     os.kill(workers(process)[-1], signal.SIGKILL)
     output, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors

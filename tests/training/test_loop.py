@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import json
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from PIL import Image
+from torchvision.datasets import ImageFolder
 
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.models import create_model, load_checkpoint, save_checkpoint
@@ -39,6 +41,7 @@ def test_a_run_learns_and_leaves_its_files(settings: Settings, tmp_path: Path) -
     records = read_metrics(folder / "metrics.jsonl")
     assert [record["epoch"] for record in records] == [1, 2, 3, 4] and result.metrics == records[-1]
     assert all(record["images_per_second"] > 0 and record["train_seconds"] > 0 for record in records)
+    assert all(0 <= record["waiting_share"] < 1 for record in records)
     assert records[-1]["train_loss"] < records[0]["train_loss"]
     assert records[-1]["train_accuracy"] > 0.9, "three colours are easy"
     assert {record["validation_consistency"] for record in records} == {1.0}
@@ -91,9 +94,16 @@ def test_nan_stops_the_run(settings: Settings, tmp_path: Path, monkeypatch: pyte
         return original(*arguments) * (float("nan") if count == 5 else 1)
 
     monkeypatch.setattr(step, "normalise", poisoned)
-    with pytest.raises(ApsError, match=r"loss is nan at step 2 of epoch 2 with learning rate 0\.0\d+") as raised:
-        run_training(settings(arch="resnet20", learning_rate=0.1))
+    chosen = settings(arch="resnet20", learning_rate=0.1)
+    with pytest.raises(ApsError, match=r"loss is nan at step 2 of epoch 2 with learning rate 0\.0\d+, im") as raised:
+        run_training(chosen)
     assert raised.value.exit_code == 1
+    found = json.loads((tmp_path / "run" / "non-finite-loss.json").read_text())
+    order = torch.randperm(48, generator=step.generator_for(0, 1))[16:32]
+    paths = [Path(path) for path, _ in ImageFolder(str(chosen.data / "train")).samples]
+    assert found["images"] == [str(paths[position]) for position in order.tolist()]
+    assert (found["epoch"], found["step"]) == (2, 2) and 0 < found["learning_rate"] <= 0.1
+    assert found["images"][3] in str(raised.value) and "and 12 more" in str(raised.value)
     state = load_state(tmp_path / "run" / "last.pt")
     assert state["position"]["epoch"] == 1, "the state from before stays"
     assert all(torch.isfinite(tensor).all() for tensor in state["model"].values())
@@ -199,7 +209,7 @@ def test_options_are_refused_before_an_image_is_decoded(
             path = tmp_path / f"{file}.safetensors"
             changes = {"weights": path}
             save_checkpoint(path, create_model(arch, num_classes=num_classes), preprocessing=CIFAR10)
-    monkeypatch.setattr("aps_deploy.training.images.decode", lambda *_: pytest.fail("an image was decoded"))
+    monkeypatch.setattr("aps_deploy.training.image_files.decode", lambda *_: pytest.fail("an image was decoded"))
     with pytest.raises(InputError, match=message):
         run_training(settings(**changes))
     assert not (tmp_path / "run").exists()

@@ -19,12 +19,10 @@ from aps_deploy.errors import InputError
 from aps_deploy.training import step
 from aps_deploy.training.interrupt import StopRequest
 from aps_deploy.training.loop import run_training
-from aps_deploy.training.metrics import append_metrics, read_metrics
+from aps_deploy.training.metrics import TIMED, append_metrics, read_metrics
 from aps_deploy.training.settings import TrainSettings
 from aps_deploy.training.state import load_state
 from tests.training.conftest import Settings
-
-TIMING = ("train_seconds", "images_per_second")
 
 
 def final_state(folder: Path) -> dict[str, Any]:
@@ -34,7 +32,7 @@ def final_state(folder: Path) -> dict[str, Any]:
 def measured(folder: Path) -> list[dict[str, Any]]:
     """Return the metrics without what a clock measured."""
     return [
-        {key: value for key, value in record.items() if key not in TIMING}
+        {key: value for key, value in record.items() if key not in TIMED}
         for record in read_metrics(folder / "metrics.jsonl")
     ]
 

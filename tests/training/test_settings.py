@@ -30,7 +30,7 @@ COMPLETE: dict[str, Any] = {"arch": "resnet20", "data": "data", "out_dir": "out"
         ({"momentum": 1.0}, "--momentum is 1.0"),
         ({"weight_decay": float("nan")}, "--weight-decay is nan"),
         ({"label_smoothing": 1.0}, "--label-smoothing is 1.0"),
-        ({"recipe": "slow"}, "--recipe slow .* cifar10, imagenet, fast"),
+        ({"recipe": "slow"}, "--recipe slow .* cifar10, imagenet, imagenet-modern, fast"),
         ({"resume": True, "weights": "w"}, "--resume and --weights"),
         ({"evaluate": True}, "--evaluate needs a checkpoint"),
         ({"nesterov": True, "momentum": 0.0}, "--nesterov needs a momentum"),

@@ -11,7 +11,7 @@ from aps_deploy.serving.package.settings import TRITON_IMAGE, PackageSettings
 
 
 def package(
-    file: Annotated[Path, typer.Argument(metavar="FILE", help="ONNX file.", show_default=False)],
+    file: Annotated[Path, typer.Argument(metavar="FILE", help="ONNX file or TensorRT plan.", show_default=False)],
     triton: Annotated[
         Path, typer.Option("--triton", metavar="DIR", help="Folder of models, new or not.", show_default=False)
     ],

@@ -9,8 +9,16 @@ from typing import Any
 
 from aps_deploy.serving.datatypes import BYTES, config_datatype
 from aps_deploy.serving.engine import OnnxEngine, TensorSpec
-from aps_deploy.serving.model_config import CERTIFICATE_PARAMETER, ModelConfig, complete_config, new_config
+from aps_deploy.serving.model_config import (
+    CERTIFICATE_PARAMETER,
+    ONNX,
+    PLAN,
+    ModelConfig,
+    complete_config,
+    new_config,
+)
 from aps_deploy.serving.package.settings import PackageSettings
+from aps_deploy.serving.plan_engine import PlanEngine
 from aps_deploy.serving.settings import ServeSettings
 
 LABELS_FILE = "labels.txt"
@@ -20,7 +28,7 @@ ENCODED_IMAGE = "IMAGE"
 
 
 def model_config(
-    engine: OnnxEngine,
+    engine: OnnxEngine | PlanEngine,
     settings: PackageSettings,
     *,
     joins: bool,
@@ -42,11 +50,17 @@ def model_config(
         instances=settings.instances,
         batch_delay_ms=settings.batch_delay_ms,
     )
-    config = complete_config(None, settings.model_name, engine, serving)
+    platform = PLAN if isinstance(engine, PlanEngine) else ONNX
+    config = complete_config(None, settings.model_name, engine, serving, platform)
+    if isinstance(engine, PlanEngine) and config.max_batch_size:
+        config.max_batch_size = engine.max_batch
+        config.dynamic_batching.preferred_batch_size[:] = engine.best_batches
     for group in config.instance_group:
         # With no kind of its own Triton takes every GPU there is, and the CPU where there is none.
         kinds = {"cpu": group.KIND_CPU, "cuda": group.KIND_GPU, None: group.KIND_AUTO}
-        group.kind = kinds[settings.device]
+        group.kind = kinds["cuda" if settings.needs_gpu else settings.device]
+        if isinstance(engine, PlanEngine) and engine.num_profiles > 1:
+            group.profile.extend(map(str, range(engine.num_profiles)))  # else Triton takes the first alone
     if not joins:
         config.ClearField("dynamic_batching")
     if config.HasField("dynamic_batching"):
@@ -54,6 +68,7 @@ def model_config(
         queue.timeout_action = queue.REJECT
         queue.default_timeout_microseconds = round(settings.deadline_ms * 1000)
         queue.max_queue_size = settings.max_queue
+        queue.allow_timeout_override = True  # a client's own timeout holds, as on our server
     if settings.requires_certificate:
         config.parameters[CERTIFICATE_PARAMETER].string_value = "true"
     for entry in config.output:

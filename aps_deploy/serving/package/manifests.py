@@ -38,7 +38,7 @@ def compose_file(settings: PackageSettings) -> dict[str, Any]:
             "start_period": "60s",
         },
     }
-    if settings.device == "cuda":
+    if settings.needs_gpu:
         gpu = {"driver": "nvidia", "count": 1, "capabilities": ["gpu"]}
         service["deploy"] = {"resources": {"reservations": {"devices": [gpu]}}}
     return {"services": {"triton": service}}
@@ -52,7 +52,7 @@ def kserve_manifest(settings: PackageSettings, annotations: dict[str, str]) -> d
         annotations: what people should find at the service, such as the file's hash.
     """
     resources: dict[str, dict[str, str]] = {"requests": {"cpu": "1", "memory": "2Gi"}, "limits": {"memory": "4Gi"}}
-    if settings.device == "cuda":
+    if settings.needs_gpu:
         resources["limits"]["nvidia.com/gpu"] = "1"
     return {
         "apiVersion": "serving.kserve.io/v1beta1",

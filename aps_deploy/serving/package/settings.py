@@ -7,6 +7,7 @@ import re
 from pathlib import Path
 
 from aps_deploy.errors import InputError
+from aps_deploy.runtimes.opening import PLAN_SUFFIXES
 
 TRITON_IMAGE = "nvcr.io/nvidia/tritonserver:24.10-py3"
 """The release whose server (2.51) the tests run; any later one reads the same repository."""
@@ -20,13 +21,13 @@ class PackageSettings:
     """What to package, where to, and how the other server runs it.
 
     Attributes:
-        file: the ONNX file.
+        file: the ONNX file, or a plan of TensorRT with its document.
         repository: folder of models, in Triton's layout; made where there is none.
         name: the model's name; None takes the file's.
         version: the model's version, a folder of that number.
         device: ``cpu``, ``cuda`` or None: the server's choice.
         instances: sessions per device.
-        max_batch: most images in one run; a file of a fixed batch is packaged with that batch.
+        max_batch: most images in one run; a file of a fixed batch is packaged with that, a plan with its profiles'.
         batch_delay_ms: how long the first image of a batch waits for others.
         max_queue: requests that may wait; more are refused.
         deadline_ms: how long a request may wait before it is refused.
@@ -58,8 +59,10 @@ class PackageSettings:
     triton_image: str = TRITON_IMAGE
 
     def __post_init__(self) -> None:
-        if self.file.suffix.lower() != ".onnx":
-            raise InputError(f"{self.file} is no ONNX file; give one made by `aps-deploy export`.")
+        if self.file.suffix.lower() != ".onnx" and not self.is_plan:
+            raise InputError(f"{self.file} is no ONNX file and no plan; give one made by `aps-deploy export`.")
+        if self.is_plan and self.device == "cpu":
+            raise InputError(f"--device cpu is not for {self.file}: a plan of TensorRT runs on a GPU; leave it out.")
         if not _NAME.fullmatch(self.model_name):
             raise InputError(
                 f"{self.model_name!r} cannot be a model's name; give --name with letters, digits, '_', '-' and '.'."
@@ -80,6 +83,16 @@ class PackageSettings:
             raise InputError("--storage-uri is for the manifest of --kserve; give both or neither.")
         if self.kserve and not _SERVICE_NAME.fullmatch(self.service_name):
             raise InputError(f"{self.service_name!r} cannot be a service's name in a cluster; give a shorter --name.")
+
+    @property
+    def is_plan(self) -> bool:
+        """Whether the file is a compiled engine."""
+        return self.file.suffix.lower() in PLAN_SUFFIXES
+
+    @property
+    def needs_gpu(self) -> bool:
+        """Whether the model runs nowhere but on a GPU."""
+        return self.is_plan or self.device == "cuda"
 
     @property
     def model_name(self) -> str:

@@ -16,11 +16,12 @@ from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.runtimes.sidecar import sidecar_path
 from aps_deploy.serving.door import check_certificate
 from aps_deploy.serving.engine import OnnxEngine
-from aps_deploy.serving.model_config import CONFIG_NAME, DEFAULT_MODEL_FILENAME, ModelConfig
+from aps_deploy.serving.model_config import CONFIG_NAME, MODEL_FILENAMES, ONNX, PLAN, ModelConfig
 from aps_deploy.serving.package.config import LABELS_FILE, WARM_UP_FILE, config_text, model_config
 from aps_deploy.serving.package.contents import check_fits, ensemble_configs, requests_may_join, warm_up_image
 from aps_deploy.serving.package.manifests import COMPOSE_FILE, KSERVE_FILE, compose_file, kserve_manifest, yaml_text
 from aps_deploy.serving.package.settings import PackageSettings
+from aps_deploy.serving.plan_engine import PlanEngine
 from aps_deploy.verification.certificate import certificate_path
 
 
@@ -50,7 +51,7 @@ def package(settings: PackageSettings) -> Package:
     """
     if settings.requires_certificate:
         check_certificate(settings.file)
-    engine = OnnxEngine(settings.file, device="cpu", num_threads=1)
+    engine = _read(settings)
     documents = _documents(settings)
     name, repository = settings.model_name, settings.repository
     model = repository / name
@@ -65,7 +66,7 @@ def package(settings: PackageSettings) -> Package:
         with _new_folder(version) as folder:
             _write_version(folder, settings)
         return Package(repository, (name,), _write_documents(documents, repository), tuple(notes))
-    notes = []
+    notes = list(engine.notes) if isinstance(engine, PlanEngine) else []
     joins = requests_may_join(engine, settings, notes)
     image = warm_up_image(engine, settings, notes)
     names = engine.metadata.class_names
@@ -96,16 +97,24 @@ def package(settings: PackageSettings) -> Package:
     return Package(repository, (name, *extra), _write_documents(documents, repository), tuple(notes))
 
 
+def _read(settings: PackageSettings) -> OnnxEngine | PlanEngine:
+    if settings.is_plan:
+        return PlanEngine(settings.file)
+    return OnnxEngine(settings.file, device="cpu", num_threads=1)
+
+
 def _write_version(folder: Path, settings: PackageSettings) -> None:
     """Write the file with what proves it: the document of its export and its certificate."""
-    target = folder / DEFAULT_MODEL_FILENAME
+    target = folder / MODEL_FILENAMES[PLAN if settings.is_plan else ONNX]
     shutil.copyfile(settings.file, target)
     for path in (sidecar_path, certificate_path):
         if path(settings.file).is_file():
             shutil.copyfile(path(settings.file), path(target))
 
 
-def _write_extra(folder: Path, config: ModelConfig, engine: OnnxEngine, names: tuple[str, ...] | None) -> None:
+def _write_extra(
+    folder: Path, config: ModelConfig, engine: OnnxEngine | PlanEngine, names: tuple[str, ...] | None
+) -> None:
     """Write one of the two models around the network: the ensemble, or what prepares its images."""
     write_text(folder / CONFIG_NAME, config_text(config))
     version = folder / "1"

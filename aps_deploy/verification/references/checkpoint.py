@@ -11,6 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.errors import InputError
+from aps_deploy.plugins.cpu.library import without_kernels
 from aps_deploy.runtimes.batching import ImageSource, batches
 from aps_deploy.runtimes.metadata import ModelMetadata
 from aps_deploy.runtimes.session import LOGITS, Outputs
@@ -55,7 +56,7 @@ class CheckpointReference(Reference):
         from aps_deploy.runtimes.torch_session import full_float32
 
         device = next(self.model.parameters()).device
-        with torch.inference_mode(), full_float32():
+        with torch.inference_mode(), full_float32(), without_kernels():
             logits = self.model(torch.from_numpy(np.array(images)).to(device))
         return {LOGITS: logits.cpu().numpy()}
 
@@ -74,7 +75,7 @@ class CheckpointReference(Reference):
 
         device = next(self.model.parameters()).device
         parts = []
-        with torch.inference_mode(), full_float32():
+        with torch.inference_mode(), full_float32(), without_kernels():
             for rows in batches(len(images), batch_size):
                 batch = torch.from_numpy(np.array(images[rows])).to(device)
                 wanted = None if forced is None else torch.from_numpy(np.array(forced[rows])).to(device)

@@ -9,6 +9,7 @@ RUNTIMES = {
     "torch-compiled": "compiled PyTorch",
     "onnxruntime": "ONNX Runtime",
     "onnx-reference": "the ONNX reference evaluator",
+    "onnxruntime-kernels": "ONNX Runtime with the CPU kernels",
     "onnxruntime-tensorrt": "ONNX Runtime with TensorRT",
     "openvino": "OpenVINO",
     "tensorrt": "TensorRT",

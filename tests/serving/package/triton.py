@@ -94,8 +94,9 @@ def _backends(folder: Path) -> Path:
     version = _site_packages().parent.name.removeprefix("python")
     shutil.copytree(bundled / "backends" / "python", folder / "python")
     shutil.copy(bundled / "python_backend_stubs" / version / "triton_python_backend_stub", folder / "python")
-    (folder / "onnxruntime").mkdir()
-    shutil.copy(Path(__file__).with_name("onnxruntime_backend.py"), folder / "onnxruntime" / "model.py")
+    for name in ("onnxruntime", "tensorrt"):
+        (folder / name).mkdir()
+        shutil.copy(Path(__file__).with_name(f"{name}_backend.py"), folder / name / "model.py")
     return folder
 
 

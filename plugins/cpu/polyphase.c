@@ -1,0 +1,246 @@
+#include "polyphase.h"
+
+#include <float.h>
+#include <math.h>
+#include <string.h>
+
+/* One function for several instruction sets; which is taken is decided when the library is loaded. */
+#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
+#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
+#define HAS_CLONES 1
+#else
+#define FOR_EACH_PROCESSOR
+#define HAS_CLONES 0
+#endif
+
+#if defined(__GNUC__)
+#define INLINE static inline __attribute__((always_inline))
+#else
+#define INLINE static inline
+#endif
+
+#if defined(__GNUC__) && !defined(__clang__)
+#define NO_ALIASES _Pragma("GCC ivdep")
+#else
+#define NO_ALIASES
+#endif
+
+enum {
+    /* Few enough that a task's energies stay in the first-level cache, and that there are tasks for every thread. */
+    ROWS_PER_TASK = 8,
+    /* Columns blurred at a time, on the stack: the least common multiple of all strides. */
+    TILE = 840,
+};
+static const float QUANTISED_MAX = 0x1p30f;
+static const float SCALE_FLOOR = 0x1p-90f; /* 2**30 over a smaller peak would be infinite */
+
+int aps_is_fast(void) {
+#if HAS_CLONES
+    return __builtin_cpu_supports("avx2") && __builtin_cpu_supports("fma");
+#elif defined(__FMA__) || defined(__aarch64__)
+    return 1;
+#else
+    return 0; /* fmaf would be a call of the library for every product */
+#endif
+}
+
+const char *aps_why_invalid(const aps_map *m) {
+    const int64_t f = m->filter_size, s = m->stride;
+    if (m->batch < 0 || m->channels < 1 || m->height < 1 || m->width < 1) return "the map is empty";
+    if (s < 2 || s > APS_LARGEST_STRIDE) return "the stride is not 2 to 8";
+    if (m->height % s || m->width % s) return "height and width are no multiples of the stride";
+    if (f < 1 || f > APS_LARGEST_FILTER) return "the filter is not of size 1 to 7";
+    if (f > m->height || f > m->width) return "the filter is larger than the map";
+    return NULL;
+}
+
+static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
+static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
+
+static int64_t wrapped(int64_t position, int64_t size) {
+    return position < 0 ? position + size : position >= size ? position - size : position;
+}
+
+/* ---- the blur ---- */
+
+/* Writes columns first .. first+count-1 of a row of one blurred channel. `f` is a constant at every call, so that the taps
+ * are unrolled. Every product is added by fmaf, left to right and top to bottom: the vector body, its scalar rest and the
+ * borders round alike. */
+INLINE void blurred_tile(const float *channel, const float *filter, const int64_t f, int64_t height, int64_t width,
+                         int64_t row, int64_t first, int64_t count, float *restrict out) {
+    const int64_t before = (f - 1) / 2, after = f - 1 - before, last = first + count;
+    const int64_t inner_first = larger(first, before), inner_last = smaller(last, width - after);
+    const float *rows[APS_LARGEST_FILTER];
+    float taps[APS_LARGEST_FILTER * APS_LARGEST_FILTER];
+    for (int64_t r = 0; r < f; r++) rows[r] = channel + wrapped(row + r - before, height) * width;
+    for (int64_t t = 0; t < f * f; t++) taps[t] = filter[t];
+    NO_ALIASES
+    for (int64_t x = inner_first; x < inner_last; x++) {
+        float sum = 0.0f;
+        for (int64_t r = 0; r < f; r++)
+            for (int64_t c = 0; c < f; c++) sum = fmaf(taps[r * f + c], rows[r][x - before + c], sum);
+        out[x - first] = sum;
+    }
+    for (int64_t x = first; x < last; x++) {
+        if (x == inner_first && inner_last > inner_first) x = inner_last;
+        if (x >= last) break;
+        float sum = 0.0f;
+        for (int64_t r = 0; r < f; r++)
+            for (int64_t c = 0; c < f; c++) sum = fmaf(taps[r * f + c], rows[r][wrapped(x - before + c, width)], sum);
+        out[x - first] = sum;
+    }
+}
+
+/* Points to columns first .. first+count-1 of a row of one channel, in place where nothing is blurred, else in `space`. */
+INLINE const float *tile_of(const aps_map *m, const float *channel, const float *filter, int64_t row, int64_t first,
+                            int64_t count, float *space) {
+    const int64_t height = m->height, width = m->width;
+    switch (m->filter_size) {
+        case 1: return channel + row * width + first;
+        case 2: blurred_tile(channel, filter, 2, height, width, row, first, count, space); break;
+        case 3: blurred_tile(channel, filter, 3, height, width, row, first, count, space); break;
+        case 4: blurred_tile(channel, filter, 4, height, width, row, first, count, space); break;
+        case 5: blurred_tile(channel, filter, 5, height, width, row, first, count, space); break;
+        case 6: blurred_tile(channel, filter, 6, height, width, row, first, count, space); break;
+        default: blurred_tile(channel, filter, 7, height, width, row, first, count, space); break;
+    }
+    return space;
+}
+
+static const float *filter_of(const aps_map *m, int64_t channel) {
+    return m->filter_size == 1 ? NULL : m->filter + channel * m->filter_size * m->filter_size;
+}
+
+/* ---- choosing ---- */
+
+typedef struct {
+    const aps_map *map;
+    enum aps_criterion criterion;
+    int64_t *index;
+    float *energies; /* (N, H, W) */
+    int64_t tasks_per_image;
+} choosing;
+
+static int is_squared(enum aps_criterion criterion) { return criterion == APS_L2 || criterion == APS_L2_MIN; }
+static int keeps_smallest(enum aps_criterion criterion) { return criterion == APS_L2_MIN || criterion == APS_L1_MIN; }
+
+size_t aps_scratch_bytes(const aps_map *m) { return (size_t)(m->batch * m->height * m->width) * sizeof(float); }
+
+/* Writes the energies of a few rows of an image: the sum over channels, in their order, of the squares or magnitudes. */
+FOR_EACH_PROCESSOR static void energies_of_rows(void *data, size_t task) {
+    const choosing *job = data;
+    const aps_map *m = job->map;
+    const int64_t n = (int64_t)task / job->tasks_per_image, width = m->width, pixels = m->height * width;
+    const int64_t first = (int64_t)task % job->tasks_per_image * ROWS_PER_TASK;
+    const int64_t last = smaller(first + ROWS_PER_TASK, m->height);
+    float *energies = job->energies + n * pixels;
+    float space[TILE];
+    memset(energies + first * width, 0, (size_t)((last - first) * width) * sizeof(float));
+    for (int64_t c = 0; c < m->channels; c++) {
+        const float *channel = m->values + (n * m->channels + c) * pixels;
+        const float *filter = filter_of(m, c);
+        for (int64_t row = first; row < last; row++) {
+            for (int64_t x = 0; x < width; x += TILE) {
+                const int64_t count = smaller(TILE, width - x);
+                const float *values = tile_of(m, channel, filter, row, x, count, space);
+                float *restrict sums = energies + row * width + x;
+                if (is_squared(job->criterion))
+                    for (int64_t i = 0; i < count; i++) sums[i] = fmaf(values[i], values[i], sums[i]);
+                else
+                    for (int64_t i = 0; i < count; i++) sums[i] += fabsf(values[i]);
+            }
+        }
+    }
+}
+
+/* Adds the energies of a row, as whole numbers up to 2**30, by column modulo the stride. */
+INLINE void add_row(const float *energies, int64_t width, const int64_t stride, float scale, int64_t *sums) {
+    for (int64_t dx = 0; dx < stride; dx++) {
+        int64_t sum = 0;
+        for (int64_t x = dx; x < width; x += stride) sum += (int32_t)rintf(energies[x] * scale);
+        sums[dx] += sum;
+    }
+}
+
+/* Chooses for one image. The scale follows its largest energy, and a sum of whole numbers does not depend on their order:
+ * the same sums for every shift by a multiple of the stride, permuted ones for every other. */
+FOR_EACH_PROCESSOR static void choose_for_image(void *data, size_t n) {
+    const choosing *job = data;
+    const aps_map *m = job->map;
+    const int64_t stride = m->stride, width = m->width, pixels = m->height * width;
+    const float *energies = job->energies + (int64_t)n * pixels;
+    float peak = 0.0f;
+    int is_finite = 1;
+    for (int64_t p = 0; p < pixels; p++) {
+        is_finite &= energies[p] <= FLT_MAX; /* false for a NaN too */
+        peak = energies[p] > peak ? energies[p] : peak;
+    }
+    job->index[n] = 0;
+    if (!is_finite) return;
+    const float scale = QUANTISED_MAX / (peak > SCALE_FLOOR ? peak : SCALE_FLOOR);
+    int64_t sums[APS_LARGEST_STRIDE * APS_LARGEST_STRIDE] = {0}; /* by dy, then dx */
+    for (int64_t row = 0; row < m->height; row++) {
+        int64_t *of_row = sums + row % stride * stride;
+        if (stride == 2)
+            add_row(energies + row * width, width, 2, scale, of_row);
+        else
+            add_row(energies + row * width, width, stride, scale, of_row);
+    }
+    int64_t best = 0, best_sum = sums[0];
+    for (int64_t k = 1; k < stride * stride; k++) {
+        const int64_t sum = sums[k % stride * stride + k / stride];
+        /* Strictly better: a tie stays with the lower component. */
+        if (keeps_smallest(job->criterion) ? sum < best_sum : sum > best_sum) {
+            best = k;
+            best_sum = sum;
+        }
+    }
+    job->index[n] = best;
+}
+
+void aps_choose(const aps_map *m, enum aps_criterion criterion, int64_t *index, void *scratch,
+                aps_parallel_for parallel_for, void *runner) {
+    choosing job = {m, criterion, index, scratch, (m->height + ROWS_PER_TASK - 1) / ROWS_PER_TASK};
+    parallel_for(runner, energies_of_rows, (size_t)(m->batch * job.tasks_per_image), &job);
+    parallel_for(runner, choose_for_image, (size_t)m->batch, &job);
+}
+
+/* ---- taking ---- */
+
+typedef struct {
+    const aps_map *map;
+    const int64_t *index;
+    float *taken;
+} taking;
+
+INLINE void copy_every(const int64_t stride, const float *restrict from, int64_t count, float *restrict to) {
+    for (int64_t x = 0; x < count; x++) to[x] = from[x * stride];
+}
+
+/* Writes the kept component of one channel of one image. */
+FOR_EACH_PROCESSOR static void take_channel(void *data, size_t task) {
+    const taking *job = data;
+    const aps_map *m = job->map;
+    const int64_t stride = m->stride, height = m->height / stride, width = m->width / stride;
+    const int64_t index = job->index[(int64_t)task / m->channels];
+    const int64_t dy = index % stride, dx = index / stride;
+    const float *channel = m->values + (int64_t)task * m->height * m->width;
+    const float *filter = filter_of(m, (int64_t)task % m->channels);
+    float space[TILE];
+    for (int64_t row = 0; row < height; row++) {
+        float *to = job->taken + ((int64_t)task * height + row) * width;
+        for (int64_t x = 0; x < m->width; x += TILE) {
+            const int64_t count = smaller(TILE, m->width - x);
+            const float *from = tile_of(m, channel, filter, row * stride + dy, x, count, space) + dx;
+            if (stride == 2)
+                copy_every(2, from, count / 2, to + x / 2);
+            else
+                copy_every(stride, from, count / stride, to + x / stride);
+        }
+    }
+}
+
+void aps_take(const aps_map *m, const int64_t *index, float *taken, aps_parallel_for parallel_for, void *runner) {
+    taking job = {m, index, taken};
+    parallel_for(runner, take_channel, (size_t)(m->batch * m->channels), &job);
+}

@@ -1,0 +1,30 @@
+/* What Python calls, by ctypes: plain numbers and addresses, and a number that tells how it ended. */
+#include <stdlib.h>
+
+#include "polyphase.h"
+#include "threads.h"
+
+enum { DONE = 0, OUT_OF_MEMORY = 1, INVALID = 2 };
+
+APS_EXPORT int aps_choose_on_threads(const aps_map *map, int criterion, int64_t *index, int num_threads) {
+    if (aps_why_invalid(map) || criterion < 0 || criterion >= APS_NUM_CRITERIA) return INVALID;
+    if (map->batch == 0) return DONE;
+    void *scratch = malloc(aps_scratch_bytes(map));
+    if (scratch == NULL) return OUT_OF_MEMORY;
+    aps_choose(map, (enum aps_criterion)criterion, index, scratch, aps_on_threads, &num_threads);
+    free(scratch);
+    return DONE;
+}
+
+APS_EXPORT int aps_take_on_threads(const aps_map *map, const int64_t *index, float *taken, int num_threads) {
+    if (aps_why_invalid(map)) return INVALID;
+    for (int64_t n = 0; n < map->batch; n++)
+        if (index[n] < 0 || index[n] >= map->stride * map->stride) return INVALID;
+    aps_take(map, index, taken, aps_on_threads, &num_threads);
+    return DONE;
+}
+
+/* The digest of the sources that this library was built from, as the builder gave it. */
+#define TEXT_OF(name) #name
+#define AS_TEXT(name) TEXT_OF(name)
+APS_EXPORT const char *aps_source_digest(void) { return AS_TEXT(APS_SOURCE_DIGEST); }

@@ -1,0 +1,137 @@
+"""Runs the rows of a table, each from where it stands: kept, trained, begun, or not begun."""
+
+from __future__ import annotations
+
+import logging
+from dataclasses import dataclass
+from fnmatch import fnmatch
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from aps_deploy.errors import InputError
+from aps_deploy.training.launch import LaunchSettings, launch
+from aps_deploy.training.metrics import METRICS_FILE, read_metrics
+from aps_deploy.training.reproduction.records import evaluate_command, keep_row, read_record, train_command
+from aps_deploy.training.reproduction.table import Row, Table
+from aps_deploy.training.settings import TrainSettings
+
+if TYPE_CHECKING:
+    from aps_deploy.training.loop import TrainResult
+
+_LOGGER = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ReproduceSettings:
+    """How the rows of a table are run.
+
+    Attributes:
+        data: Folder of the images.
+        runs_dir: Folder of the runs, which hold checkpoints and go on where they stopped.
+        results_dir: Folder of what is kept of finished rows.
+        only: Shell pattern of the rows to run.
+        device: As in `TrainSettings`.
+        workers: As in `TrainSettings`.
+        nproc_per_node: Processes that train a row together.
+        progress: As in `TrainSettings`.
+    """
+
+    data: Path
+    runs_dir: Path
+    results_dir: Path
+    only: str = "*"
+    device: str | None = None
+    workers: int | None = None
+    nproc_per_node: int = 1
+    progress: bool | None = None
+
+
+def run_table(table: Table, settings: ReproduceSettings) -> str | None:
+    """Run the rows of a table that were not run so far.
+
+    Returns:
+        The signal that stopped it, with everything saved, or None.
+
+    Raises:
+        InputError: no row is named so, or a row that was begun or kept is not the declared one.
+        ApsError: a run failed; the rows before it are kept.
+    """
+    rows = [row for row in table.rows if fnmatch(row.name, settings.only)]
+    if not rows:
+        names = ", ".join(row.name for row in table.rows)
+        raise InputError(f"no row of {table.name} is named {settings.only}; its rows are {names}.")
+    for number, row in enumerate(rows, 1):
+        if read_record(settings.results_dir, table, row) is not None:
+            continue
+        _LOGGER.info("row %d of %d: %s", number, len(rows), row.name)
+        result = _train(table, row, settings)
+        if result.interrupted_by is not None:
+            return result.interrupted_by
+        document = {
+            "train_commands": [train_command(row, table)],
+            "evaluate_commands": [evaluate_command(row, table, protocol) for protocol in table.protocols],
+            **_measured(table, settings, result),
+        }
+        keep_row(settings.results_dir / table.name / row.name, row, result.out_dir / METRICS_FILE, document)
+    return None
+
+
+def _train(table: Table, row: Row, settings: ReproduceSettings) -> TrainResult:
+    """Train a row, from its last saved step where it was begun."""
+    from aps_deploy.training.loop import run_training
+    from aps_deploy.training.state import STATE_FILE
+
+    out_dir = settings.runs_dir / table.name / row.name
+    chosen = TrainSettings(
+        **row.settings,
+        data=settings.data,
+        out_dir=out_dir,
+        resume=(out_dir / STATE_FILE).is_file(),
+        device=settings.device,
+        progress=settings.progress,
+        workers=settings.workers,
+    )
+    if settings.nproc_per_node == 1:
+        return run_training(chosen)
+    result = launch(chosen, LaunchSettings(nproc_per_node=settings.nproc_per_node))
+    assert result is not None, "one machine runs the main process"
+    return result
+
+
+def _measured(table: Table, settings: ReproduceSettings, result: TrainResult) -> dict[str, Any]:
+    """Return the evaluations of a trained row, and on what it was trained and evaluated."""
+    from aps_deploy.training.evaluate import EvaluateSettings, evaluate
+    from aps_deploy.verification.machine import machine
+
+    evaluations = {}
+    for protocol in table.protocols:
+        found = evaluate(
+            EvaluateSettings(
+                model=result.checkpoint,
+                data=settings.data,
+                protocol=protocol,  # type: ignore[arg-type]
+                **table.evaluation_of(protocol),
+                device=settings.device,
+                progress=settings.progress,
+            )
+        )
+        evaluations[protocol] = _short(found.to_dict())
+    lines = read_metrics(result.out_dir / METRICS_FILE)
+    return {
+        "epochs": result.epochs,
+        "best_epoch": result.best_epoch,
+        "train_seconds": sum(line["train_seconds"] for line in lines),
+        "num_processes": settings.nproc_per_node,
+        "device": evaluations[table.protocols[0]]["device"],
+        "machine": machine(),
+        "evaluations": evaluations,
+    }
+
+
+def _short(evaluation: dict[str, Any]) -> dict[str, Any]:
+    """Return an evaluation without the file's place and without what every single shift did."""
+    short = {key: value for key, value in evaluation.items() if key not in ("model", "shifts")}
+    short["authors"] = {key: value for key, value in evaluation["authors"].items() if key != "pairs"}
+    if evaluation.get("consistency"):
+        short["consistency"] = {key: value for key, value in evaluation["consistency"].items() if key != "shifts"}
+    return short

@@ -1,0 +1,115 @@
+"""WebDataset shards: tar files that hold samples, `KEY.jpg` beside `KEY.cls`, one after the other.
+
+The format is that of the `webdataset` library (https://github.com/webdataset/webdataset, "The WebDataset Format"). The
+library itself streams shards, in an order that cannot be taken up in the middle; here they are looked through once and
+their images are read by position, so that shards are shuffled, shared among processes and resumed like any other
+images, and give the same run. They must lie on a file system and must not be compressed.
+"""
+
+from __future__ import annotations
+
+import tarfile
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from aps_deploy.errors import InputError
+from aps_deploy.files import read_lines
+from aps_deploy.training.sources import Member
+
+CLASSES_FILE = "classes.txt"
+_IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp"})
+_LABEL_SUFFIX = "cls"
+
+
+def find_shards(folder: Path) -> list[Path]:
+    """Return the tar files in a folder, sorted by name."""
+    return sorted(folder.glob("*.tar"))
+
+
+def read_shards(shards: Sequence[Path]) -> tuple[list[Member], Tensor]:
+    """Return where the images of some shards lie, and their labels (N,) int64; nothing is decoded.
+
+    Raises:
+        InputError: a shard is damaged or compressed, or a sample has no image or no label.
+    """
+    members: list[Member] = []
+    labels: list[int] = []
+    for shard in shards:
+        for member, label in _samples(shard):
+            members.append(member)
+            labels.append(label)
+    if not members:
+        raise InputError(
+            f"{shards[0].parent} holds {len(shards)} shards without a sample; expected are KEY.jpg, KEY.cls."
+        )
+    return members, torch.tensor(labels)
+
+
+def class_names_of(folder: Path, labels: Tensor) -> list[str]:
+    """Return the names of the classes: the lines of `classes.txt`, or else their numbers.
+
+    Raises:
+        InputError: a label has no name.
+    """
+    largest = int(labels.max())
+    if not (folder / CLASSES_FILE).is_file():
+        return [str(number) for number in range(largest + 1)]
+    names = read_lines(folder / CLASSES_FILE, "one class name per line")
+    if largest >= len(names):
+        raise InputError(f"{folder / CLASSES_FILE} names {len(names)} classes, but the shards hold a label {largest}.")
+    return names
+
+
+def _samples(shard: Path) -> Iterator[tuple[Member, int]]:
+    key: str | None = None
+    image: Member | None = None
+    label: int | None = None
+    for name, member, content in _members(shard):
+        found, _, suffix = name.rpartition("/")[2].partition(".")
+        found, suffix = name[: len(name) - len(suffix) - 1] if suffix else name, suffix.lower()
+        if key is not None and found != key:
+            yield _complete(shard, key, image, label)
+            image = label = None
+        key = found
+        if suffix in _IMAGE_SUFFIXES:
+            image = member
+        elif suffix == _LABEL_SUFFIX:
+            label = _label(shard, name, content)
+    if key is not None:
+        yield _complete(shard, key, image, label)
+
+
+def _members(shard: Path) -> Iterator[tuple[str, Member, bytes]]:
+    """Yield every file of a shard: its name, its place and, of a label, its content."""
+    try:
+        with tarfile.open(shard, "r:") as archive:
+            for entry in archive:
+                if entry.isfile():
+                    is_label = entry.name.lower().endswith("." + _LABEL_SUFFIX)
+                    handle = archive.extractfile(entry) if is_label else None
+                    place = Member(shard, entry.name, entry.offset_data, entry.size)
+                    yield entry.name, place, b"" if handle is None else handle.read()
+    except (OSError, tarfile.TarError) as error:
+        raise InputError(
+            f"shard {shard} cannot be read ({error}); accepted are whole tar files that are not compressed."
+        ) from error
+
+
+def _label(shard: Path, name: str, content: bytes) -> int:
+    try:
+        label = int(content.decode("ascii").strip())
+    except ValueError:
+        label = -1
+    if label < 0:
+        raise InputError(f"{shard}:{name} holds {content[:20]!r}; a label is the number of the class, from 0 on.")
+    return label
+
+
+def _complete(shard: Path, key: str, image: Member | None, label: int | None) -> tuple[Member, int]:
+    if image is None or label is None:
+        missing = "image" if image is None else f"{key}.{_LABEL_SUFFIX}"
+        raise InputError(f"sample {key} of {shard} has no {missing}; expected are {key}.jpg (or .png) and {key}.cls.")
+    return image, label

@@ -1,0 +1,51 @@
+"""Where an encoded image lies: in a file of its own, or inside a shard."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+from typing import NamedTuple
+
+from PIL import Image
+
+from aps_deploy.errors import InputError
+from aps_deploy.preprocessing import decode_image, load_image
+
+
+class Member(NamedTuple):
+    """An image inside a tar file, which is never unpacked.
+
+    Attributes:
+        shard: The tar file.
+        name: Name of the member.
+        offset: First byte of its content in the tar file.
+        size: Number of its bytes.
+    """
+
+    shard: Path
+    name: str
+    offset: int
+    size: int
+
+    def __str__(self) -> str:
+        return f"{self.shard}:{self.name}"
+
+
+Source = Path | Member
+
+
+def load_source(source: Source) -> Image.Image:
+    """Return the image, decoded, as RGB; see `load_image`.
+
+    Raises:
+        InputError: it is missing, truncated, or no image.
+    """
+    if not isinstance(source, Member):
+        return load_image(source)
+    try:
+        with open(source.shard, "rb") as shard:
+            shard.seek(source.offset)
+            content = shard.read(source.size)
+    except OSError as error:
+        raise InputError(f"image {source} cannot be read ({error.strerror}); the shard is gone or damaged.") from error
+    return decode_image(io.BytesIO(content), f"image {source}")
