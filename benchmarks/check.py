@@ -145,7 +145,7 @@ def _measured(name: str, arguments: Sequence[str]) -> dict[str, Any]:
     """Run a benchmark in a process of its own and return its document."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / f"{name}.json"
-        command = [sys.executable, "-m", f"benchmarks.{name}", *arguments, "--write-to", str(result)]
+        command = [sys.executable, "-m", f"benchmarks.{name}", *arguments, "--write", str(result)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
         document: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
     return document

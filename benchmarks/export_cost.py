@@ -39,7 +39,8 @@ def main() -> None:
             checkpoint = _checkpoint(arch, Path(folder))
             measured += [measure(arch, checkpoint, form, options.rounds) for form in forms]
     print_table(_table(measured))
-    keep(options, RESULTS, {**machine(), "rounds": options.rounds, "measured": measured})
+    if options.write:
+        keep(options.write, {**machine(), "rounds": options.rounds, "measured": measured})
 
 
 def measure(arch: str, checkpoint: Path, form: str, rounds: int) -> dict[str, Any]:

@@ -40,8 +40,9 @@ def main() -> None:
     measured = [entry for setting in map(Setting.parse, options.settings) for entry in floors(setting)]
     text = tables(measured)
     print(text)
-    keep(options, RESULTS, {"measured": measured})
     if options.write:
+        keep(options.write, {"measured": measured})
+    if options.write == RESULTS:
         write_text(PAGE, with_tables(PAGE.read_text(encoding="utf-8"), text))
 
 

@@ -45,7 +45,8 @@ def main() -> None:
     print_table(table_of(measured))
     print_table(_exponent_table(exponents))
     document = {"num_threads": options.threads, "rounds": options.rounds, "around": str(AROUND)}
-    keep(options, RESULTS, {**machine(), **document, "exponents": exponents, "measured": measured})
+    if options.write:
+        keep(options.write, {**machine(), **document, "exponents": exponents, "measured": measured})
 
 
 def _grown(dimension: str, options: argparse.Namespace) -> list[dict[str, Any]]:

@@ -45,9 +45,10 @@ def main() -> None:
             calls = setting.calls(runtime, NAMES, options.threads)
             measured.append(record(str(setting), runtime, calls, PAIRS, options.rounds, least_s=LEAST_S))
     print_table(table_of(measured))
-    keep(
-        options, RESULTS, {**machine(), "num_threads": options.threads, "rounds": options.rounds, "measured": measured}
-    )
+    if options.write:
+        keep(
+            options.write, {**machine(), "num_threads": options.threads, "rounds": options.rounds, "measured": measured}
+        )
 
 
 def _options() -> argparse.Namespace:

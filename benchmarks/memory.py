@@ -45,7 +45,8 @@ def main() -> None:
         measure(setting, runtime, options.processes) for setting in options.settings for runtime in options.runtimes
     ]
     print_table(_table(measured))
-    keep(options, RESULTS, {**machine(), "processes": options.processes, "measured": measured})
+    if options.write:
+        keep(options.write, {**machine(), "processes": options.processes, "measured": measured})
 
 
 def measure(setting: str, runtime: str, processes: int) -> dict[str, Any]:

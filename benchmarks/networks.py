@@ -96,7 +96,8 @@ def main() -> None:
             measured.append(measure(setting, runtime, options.rounds, options.threads))
     document = {**machine(), "num_threads": options.threads, "rounds": options.rounds, "measured": measured}
     print_table(table_of(measured))
-    keep(options, RESULTS, document)
+    if options.write:
+        keep(options.write, document)
 
 
 def measure(setting: Setting, runtime: str, rounds: int, num_threads: int | None) -> dict[str, Any]:

@@ -12,9 +12,9 @@ RESULTS_FOLDER = Path(__file__).with_name("results")
 
 
 def add_write_option(parser: argparse.ArgumentParser, results: Path) -> None:
-    """Add ``--write`` and ``--write-to``."""
-    parser.add_argument("--write", action="store_true", help=f"keep the result as {results.name}")
-    parser.add_argument("--write-to", type=Path, metavar="FILE", help="write the result to a file")
+    """Add ``--write``, with or without the name of a file: None, the kept result's path, or that file's."""
+    text = f"write the result to a file [default: keep it as {results.name}]"
+    parser.add_argument("--write", nargs="?", type=Path, const=results, metavar="FILE", help=text)
 
 
 def add_common_options(parser: argparse.ArgumentParser, results: Path, *, rounds: int) -> None:
@@ -24,18 +24,11 @@ def add_common_options(parser: argparse.ArgumentParser, results: Path, *, rounds
     add_write_option(parser, results)
 
 
-def keep(options: argparse.Namespace, results: Path, document: dict[str, Any]) -> None:
-    """Write a result where the options ask for it, and print where it is.
-
-    Args:
-        options: with those of `add_write_option`.
-        results: the file of ``--write``.
-        document: the result.
-    """
-    for path in ([results] if options.write else []) + ([options.write_to] if options.write_to else []):
-        path.parent.mkdir(exist_ok=True)
-        write_json(path, document)
-        print(path)
+def keep(results: Path, document: dict[str, Any]) -> None:
+    """Write a result and print where it is."""
+    results.parent.mkdir(exist_ok=True)
+    write_json(results, document)
+    print(results)
 
 
 def judged(found: dict[str, float], *, at_most: float | None = None, at_least: float | None = None) -> dict[str, Any]:

@@ -66,7 +66,8 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         found = [*_help(options.rounds, Path(folder)), *_predict(options.rounds, Path(folder))]
     print_table(_table(found))
-    keep(options, RESULTS, {**machine(), "rounds": options.rounds, "measured": found})
+    if options.write:
+        keep(options.write, {**machine(), "rounds": options.rounds, "measured": found})
 
 
 def cost(*command: str | os.PathLike[str], bytecode: Path) -> Cost:

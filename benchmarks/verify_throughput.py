@@ -98,7 +98,8 @@ def main() -> None:
         f"({100 * share['smallest']:.1f} to {100 * share['largest']:.1f} % over {options.rounds} rounds); "
         f"whole verification: {100 * whole['share_of_raw']:.1f} %"
     )
-    keep(options, RESULTS, document)
+    if options.write:
+        keep(options.write, document)
 
 
 def consistency_ratios(setting: Setting, rounds: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ def test_a_short_run_leaves_a_whole_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = tmp_path / "export_cost.json"
-    options = ["--archs", "resnet20_lpf2", "--rounds", "1", "--write-to", str(result)]
+    options = ["--archs", "resnet20_lpf2", "--rounds", "1", "--write", str(result)]
     monkeypatch.setattr(sys, "argv", ["export_cost", *options])
     export_cost.main()
     (row,) = json.loads(result.read_text())["measured"]

@@ -38,7 +38,7 @@ def test_a_short_run_leaves_a_whole_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     result = tmp_path / "memory.json"
-    options = ["--settings", "resnet20_aps3:32:8", "--processes", "1", "--write-to", str(result)]
+    options = ["--settings", "resnet20_aps3:32:8", "--processes", "1", "--write", str(result)]
     monkeypatch.setattr(sys, "argv", ["memory", *options])
     memory.main()
     measured = json.loads(result.read_text())["measured"]
