@@ -36,7 +36,7 @@ COLOURS = {
     "strided": "#b9a13b",
 }
 LABELS = {
-    "aps": "APS, where",
+    "aps": "APS (in files: where)",
     "aps_gather": "APS, gather",
     "aps_custom_op": "APS, custom op",
     "lpf": "blur and striding",
@@ -106,7 +106,7 @@ def layers(result: Mapping[str, Any]) -> Figure:
         _bars(
             panel,
             {name: [_over_lpf(entry, name) for entry in shown] for name in names},
-            [entry["setting"].partition(":")[0].replace("x", "×") for entry in shown],
+            [entry["setting"].partition(":")[0].replace("x", "\n", 1).replace("x", "×") for entry in shown],
         )
         panel.set_title(f"the layer alone, batch {batch}")
     panels[0].set_ylabel("time over blur and striding")
@@ -185,7 +185,7 @@ def _bars(panel: Axes, groups: Mapping[str, Sequence[float]], labels: Sequence[s
 
 def _network_label(setting: str) -> str:
     name, side, batch = setting.split(":")
-    return f"{name}\n{batch} of {side}×{side}"
+    return f"{name.partition('_')[0]}\n{side}×{side}\nbatch {batch}"
 
 
 def _legend(figure: Figure, panel: Axes, columns: int = 5) -> None:
