@@ -178,13 +178,7 @@ def predict(
         preprocessing=preprocessing,
         batch_size=batch_size,
     )
-    if json:
-        print_json(report.to_dict())
-        return
-    for image, name, probability in report.rows():
-        if image:
-            typer.echo(image)
-        typer.echo(f"  {probability:>9}  {name}")
+    typer.echo(report.to_text(as_json=json))
 
 
 app.command()(verify)

@@ -1,29 +1,24 @@
-"""The edge of the command line: errors become one sentence and an exit code, and nothing else prints them.
+"""What the Typer commands are built on: the group that ends failed commands well, options before the verb, printing.
 
-0 done, 1 a gate or an operation failed, 2 wrong usage or unreadable input. `aps_deploy.cli` and the modules that
-launchers start (`python -m aps_deploy.training`) build their commands on it; it imports nothing heavy.
+`aps_deploy.cli` and the modules that launchers start (`python -m aps_deploy.training`) build their commands on it; it
+imports nothing heavy. Which errors end how is in `aps_deploy.edge`.
 """
 
 from __future__ import annotations
 
-import errno
-import logging
-import os
 import sys
-import warnings
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Annotated, Any, TextIO
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 from aps_deploy import __version__
-from aps_deploy.errors import ApsError, InputError, TiedSelectionWarning
+from aps_deploy.edge import ending, prepare_messages
+from aps_deploy.errors import InputError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
-
-_LOGGER = logging.getLogger(__name__)
 
 
 class Commands(TyperGroup):
@@ -33,21 +28,11 @@ class Commands(TyperGroup):
         """Run the command."""
         try:
             return super().invoke(ctx)
-        except ApsError as error:
-            _LOGGER.debug("where the error came from:", exc_info=True)
-            typer.echo(f"Error: {error}", err=True)
-            raise typer.Exit(error.exit_code) from None
-        except OSError as error:
-            # A file that may not be opened, a disk that breaks: no bug, if a file is named.
-            if error.filename is None or error.strerror is None:
-                raise
-            _LOGGER.debug("where the error came from:", exc_info=True)
-            typer.echo(f"Error: cannot open {error.filename}: {error.strerror}; check the path.", err=True)
-            raise typer.Exit((InputError if _is_unreadable(error) else ApsError).exit_code) from None
-        except KeyboardInterrupt:
-            typer.echo("Interrupted.", err=True)
-            raise typer.Exit(130) from None
-        except Exception as error:
+        except (Exception, KeyboardInterrupt) as error:
+            known = ending(error)
+            if known is not None:
+                typer.echo(known.line, err=True)
+                raise typer.Exit(known.exit_code) from None
             # Typer brings its own copy of click or uses the installed one: wrong usage is told by what it can do.
             if not hasattr(error, "format_message") or not hasattr(error, "exit_code"):
                 raise
@@ -69,15 +54,6 @@ def usage_sentence(error: Any) -> str:
     if given and given not in message:
         message = message.replace("Invalid value for", f"Invalid value {given} for", 1)
     return f"{message}; see {command} --help."
-
-
-def _is_unreadable(error: OSError) -> bool:
-    """Tell an input that cannot be read from an output that cannot be written, most of which have errors of ours."""
-    if error.errno in (errno.EACCES, errno.EPERM):
-        # What is not there, in a folder that may be looked into, was to be written.
-        path = os.fspath(error.filename)
-        return os.path.lexists(path) or not os.access(os.path.dirname(path) or ".", os.X_OK)
-    return error.errno in (errno.EISDIR, errno.ENOTDIR, errno.ENOENT, errno.ELOOP, errno.ENAMETOOLONG)
 
 
 def new_app() -> typer.Typer:
@@ -116,27 +92,7 @@ def common(
     ] = False,
 ) -> None:
     """Train shift-invariant image classifiers, export them, and prove that the exported file kept the property."""
-    warnings.showwarning = _show_warning
-    logging.basicConfig(format="%(message)s", stream=sys.stderr, force=True)
-    logging.getLogger("aps_deploy").setLevel([logging.WARNING, logging.INFO, logging.DEBUG][min(verbose, 2)])
-
-
-_show_other_warning = warnings.showwarning
-
-
-def _show_warning(
-    message: Warning | str,
-    category: type[Warning],
-    filename: str,
-    lineno: int,
-    file: TextIO | None = None,
-    line: str | None = None,
-) -> None:
-    """Print a warning of this package as a sentence, without the line of code that gave it."""
-    if issubclass(category, TiedSelectionWarning):
-        typer.echo(f"Warning: {message}", err=True)
-    else:
-        _show_other_warning(message, category, filename, lineno, file, line)
+    prepare_messages(verbose)
 
 
 def print_rows(rows: list[tuple[str, str]]) -> None:

@@ -7,7 +7,6 @@ where there is one, the next command.
 
 from __future__ import annotations
 
-import difflib
 from collections.abc import Iterable, Sequence
 from typing import TypeVar
 
@@ -32,7 +31,9 @@ class TiedSelectionWarning(UserWarning):
 
 def near_matches(name: str, known: Iterable[str], limit: int = 3) -> str:
     """Return `` (did you mean a, b?)`` for the known names closest to ``name``, or an empty string."""
-    close = difflib.get_close_matches(name, list(known), n=limit, cutoff=0.5)
+    from difflib import get_close_matches
+
+    close = get_close_matches(name, list(known), n=limit, cutoff=0.5)
     return f" (did you mean {', '.join(close)}?)" if close else ""
 
 

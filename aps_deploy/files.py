@@ -7,7 +7,6 @@ import errno
 import hashlib
 import json
 import os
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -26,6 +25,8 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
         InputError: the folder of ``path`` does not exist, is a file, or ``path`` is a folder.
         ApsError: the disk is full or the folder cannot be written.
     """
+    import tempfile  # and with it random and shutil: only those who write wait for them
+
     target = Path(path)
     if target.is_dir():
         raise InputError(f"cannot write {target}: it is a folder; give the name of a file in it.")

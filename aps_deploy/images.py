@@ -11,7 +11,6 @@ import dataclasses
 import logging
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -219,6 +218,8 @@ def load_images(
         for position in range(len(paths)):
             load(position)
         return images
+    from concurrent.futures import ThreadPoolExecutor
+
     pool = ThreadPoolExecutor(max_workers=workers)
     try:
         for _ in pool.map(load, range(len(paths))):

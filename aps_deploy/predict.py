@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -88,6 +89,15 @@ class PredictionReport:
             for prediction in self.predictions
             for rank, score in enumerate(prediction.scores)
         ]
+
+    def to_text(self, *, as_json: bool) -> str:
+        """Return what the command prints: the document as JSON, or each image's name above its classes."""
+        if as_json:
+            return json.dumps(self.to_dict(), indent=2, ensure_ascii=False, allow_nan=False)
+        lines: list[str] = []
+        for image, name, probability in self.rows():
+            lines += [*([image] if image else []), f"  {probability:>9}  {name}"]
+        return "\n".join(lines)
 
 
 def predict(

@@ -8,10 +8,20 @@ from typing import Any
 
 from aps_deploy.files import write_json
 
+RESULTS_FOLDER = Path(__file__).with_name("results")
+
 
 def add_write_option(parser: argparse.ArgumentParser, results: Path) -> None:
-    """Add ``--write``."""
-    parser.add_argument("--write", action="store_true", help=f"write the result to {results.name}")
+    """Add ``--write``, with or without the name of a file: None, the kept result's path, or that file's."""
+    text = f"write the result to a file [default: keep it as {results.name}]"
+    parser.add_argument("--write", nargs="?", type=Path, const=results, metavar="FILE", help=text)
+
+
+def add_common_options(parser: argparse.ArgumentParser, results: Path, *, rounds: int) -> None:
+    """Add ``--rounds``, with its default, ``--threads`` and ``--write``."""
+    parser.add_argument("--rounds", type=int, default=rounds, help="runs of each network")
+    parser.add_argument("--threads", type=int, help="threads of the runtime [default: its choice]")
+    add_write_option(parser, results)
 
 
 def keep(results: Path, document: dict[str, Any]) -> None:

@@ -43,9 +43,9 @@ from aps_deploy.runtimes.onnxruntime_session import session_options, start_sessi
 from benchmarks.machine import machine
 from benchmarks.networks import exported
 from benchmarks.peers import Peer, missing, peer
-from benchmarks.reporting import add_write_option, cells, judged, keep
+from benchmarks.reporting import RESULTS_FOLDER, add_write_option, cells, judged, keep
 
-RESULTS = Path(__file__).with_name("results") / "serving.json"
+RESULTS = RESULTS_FOLDER / "serving.json"
 TOY = "two_convolutions"
 SETTINGS = ("resnet20_aps3:32:0", "resnet18_aps3:224:0", f"{TOY}:32:1")
 PEERS = ("tritonserver", "pytriton", "litserve")
@@ -134,14 +134,14 @@ def main() -> None:
     print_table(_table(measured))
     if options.write:
         told = {**machine(), "client": "wrk", "num_clients": NUM_CLIENTS, "left_out": left_out}
-        keep(RESULTS, {**told, "measured": [*_kept(told, measured), *measured]})
+        keep(options.write, {**told, "measured": [*_kept(options.write, told, measured), *measured]})
 
 
-def _kept(told: Mapping[str, Any], measured: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def _kept(results: Path, told: Mapping[str, Any], measured: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Return what stands in the results of other settings, where it was measured on the same machine."""
-    if not RESULTS.exists():
+    if not results.exists():
         return []
-    before = read_json(RESULTS)
+    before = read_json(results)
     if {key: before[key] for key in told} != json.loads(json.dumps(told)):
         return []
     new = {entry["setting"] for entry in measured}

@@ -99,7 +99,7 @@ def main() -> None:
         f"whole verification: {100 * whole['share_of_raw']:.1f} %"
     )
     if options.write:
-        keep(RESULTS, document)
+        keep(options.write, document)
 
 
 def consistency_ratios(setting: Setting, rounds: int) -> dict[str, Any]:

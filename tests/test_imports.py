@@ -22,6 +22,12 @@ HEAVY = (
     *("grpc", "tritonclient", "google.protobuf", "uvicorn", "uvloop", "ray", "opentelemetry"),
 )
 
+# What a plain `predict` has no use for, beyond what NumPy and ONNX Runtime load themselves.
+NOT_FOR_PREDICT = (
+    *("typer", "click", "pydantic", "rich", "aps_deploy.cli", "aps_deploy.console", "aps_deploy.verification"),
+    *("importlib.metadata", "difflib", "tempfile", "concurrent.futures"),
+)
+
 # Runtimes a machine may lack.
 OPTIONAL = (
     *("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "triton", "hypothesis", "pytest"),
@@ -135,3 +141,34 @@ def test_help_is_light(arguments: tuple[str, ...]) -> None:
     assert result.returncode == 0, result.stderr
     loaded = set(result.stdout.rsplit("LOADED", 1)[1].split()) & set(HEAVY)
     assert not loaded, f"{' '.join(arguments)} loads {sorted(loaded)}"
+
+
+def test_a_plain_prediction_waits_only_for_what_computes(tmp_path: Path) -> None:
+    from aps_deploy.export import export_checkpoint
+    from aps_deploy.packaged import packaged_images, packaged_models
+
+    file = tmp_path / "model.onnx"
+    export_checkpoint(next(iter(packaged_models())), file)
+    image = min(packaged_images()["cifar10"].rglob("*.jpg"))
+    result = _run(
+        """
+        import sys
+        import numpy, onnxruntime
+        needed = set(sys.modules)
+        from aps_deploy.__main__ import main
+        try:
+            main()
+        finally:
+            print("LOADED", *(set(sys.modules) - needed))
+        """,
+        *("predict", str(file), str(image)),
+    )
+    assert result.returncode == 0, result.stderr
+    printed, _, names = result.stdout.rpartition("LOADED")
+    assert str(image) in printed
+    loaded = set(names.split())
+    assert "aps_deploy.predict" in loaded and "PIL.Image" in loaded
+    waited_for = {
+        name for name in loaded if name.split(".")[0] in (*HEAVY, *NOT_FOR_PREDICT) or name in NOT_FOR_PREDICT
+    }
+    assert not waited_for, f"predict loads {sorted(waited_for)}"

@@ -2,34 +2,52 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 
 
 def interleaved(
-    calls: Mapping[str, Callable[[], object]], rounds: int, *, warm_up: int = 2, first: int = 0
+    calls: Mapping[str, Callable[[], object]],
+    rounds: int,
+    *,
+    warm_up: int = 2,
+    first: int = 0,
+    least_s: float = 0.0,
 ) -> dict[str, list[float]]:
     """Return the seconds of every call in every round.
 
     Args:
         calls: what is compared, by name.
-        rounds: how often each runs; the first to run changes from round to round.
+        rounds: how often each has its turn; the first to run changes from round to round.
         warm_up: runs of each beforehand that are not counted.
         first: which begins the first round.
+        least_s: a turn lasts about as many seconds at least: a shorter call runs several times and its mean counts, and
+            once more beforehand, since a runtime's idle threads keep a core busy for a while after the turn before.
     """
     names = list(calls)
+    repeats = {}
     for name in names:
         for _ in range(warm_up):
+            start = time.perf_counter()
             calls[name]()
+            repeats[name] = max(1, math.ceil(least_s / (time.perf_counter() - start)))
     seconds: dict[str, list[float]] = {name: [] for name in names}
     for number in range(rounds):
         turn = (first + number) % len(names)
         for name in names[turn:] + names[:turn]:
-            start = time.perf_counter()
-            calls[name]()
-            seconds[name].append(time.perf_counter() - start)
+            seconds[name].append(_mean_s(calls[name], repeats.get(name, 1)))
     return seconds
+
+
+def _mean_s(call: Callable[[], object], repeats: int) -> float:
+    if repeats > 1:
+        call()
+    start = time.perf_counter()
+    for _ in range(repeats):
+        call()
+    return (time.perf_counter() - start) / repeats
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> list[float]:

@@ -9,7 +9,6 @@ from __future__ import annotations
 import ctypes
 import dataclasses
 import functools
-import importlib.metadata
 import importlib.util
 import sys
 from typing import Literal, get_args
@@ -256,9 +255,12 @@ def _is_installed(module: str) -> bool:
 
 
 def _version(distributions: tuple[str, ...]) -> str | None:
+    # Imported here: with its mail parser it takes longer than all of this package's modules that `predict` needs.
+    from importlib.metadata import PackageNotFoundError, version
+
     for distribution in distributions:
         try:
-            return importlib.metadata.version(distribution)
-        except importlib.metadata.PackageNotFoundError:
+            return version(distribution)
+        except PackageNotFoundError:
             continue
     return None

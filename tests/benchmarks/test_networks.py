@@ -39,9 +39,12 @@ def test_a_short_run_leaves_a_whole_result(
 ) -> None:
     result = tmp_path / "results" / "networks.json"
     monkeypatch.setattr(networks, "RESULTS", result)
-    monkeypatch.setattr(sys, "argv", ["networks", "--settings", "resnet20_aps3:16:2", "--rounds", "3", "--write"])
+    options = ["--settings", "resnet20_aps3:16:2", "--runtimes", "onnxruntime", "torch", "--rounds", "3", "--write"]
+    monkeypatch.setattr(sys, "argv", ["networks", *options])
     networks.main()
     measured = json.loads(result.read_text())["measured"]
     assert [entry["runtime"] for entry in measured] == ["onnxruntime", "torch"]
     assert all(found["smallest"] > 0 for entry in measured for found in entry["ratios"])
+    found = {entry["runtime"]: [ratio["ratio"] for ratio in entry["ratios"]] for entry in measured}
+    assert "aps_custom_op/lpf" in found["onnxruntime"] and "aps_custom_op/lpf" not in found["torch"]
     assert "aps/lpf" in capsys.readouterr().out

@@ -44,7 +44,7 @@ def test_a_file_without_work_for_them_and_a_gpu_are_refused(file: Path, tmp_path
     other = graphs.save(graphs.classifier(), tmp_path / "tiny.onnx")
     with pytest.raises(InputError, match=r"the file holds where in fp32; .* or use --runtime onnxruntime\.$"):
         open_engine(other, **KERNELS)
-    with pytest.raises(InputError, match="cannot run on .cuda.; accepted: cpu"):
+    with pytest.raises(InputError, match=r"cannot run on .cuda.; accepted: cpu"):
         open_engine(file, device="cuda", **KERNELS)
 
 
