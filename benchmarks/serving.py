@@ -166,7 +166,7 @@ def measure(setting: Setting, names: Sequence[str], rounds: int, seconds: int) -
         for server in servers:
             with server.awake():
                 check(server, expected)
-                load(server, min(seconds, 2), Path(place))  # warm-up
+                load(server, seconds, Path(place))  # warm-up
         for number in range(rounds):
             turn = number % len(servers)
             for server in servers[turn:] + servers[:turn]:
