@@ -12,8 +12,15 @@ import numpy.typing as npt
 import onnx
 import torch
 
+from aps_deploy.export.forms import PolyphaseForm
+from aps_deploy.runtimes.metadata import METADATA_KEY, ModelMetadata
 from aps_deploy.runtimes.onnx_files import one_line
-from aps_deploy.runtimes.onnxruntime_session import session_options, start_session
+from aps_deploy.runtimes.onnxruntime_session import (
+    session_options,
+    start_session,
+    start_with_kernels,
+    why_no_kernels,
+)
 
 RUNTIMES = ("onnxruntime", "torch", "torch-compiled")
 
@@ -21,13 +28,25 @@ Call = Callable[[], object]
 
 
 def onnx_session(model: onnx.ModelProto | Path, num_threads: int | None) -> Any:
-    """Return an ONNX Runtime session on the CPU, opened as the product opens one; the one place that does."""
-    if isinstance(model, Path):
-        return start_session(str(model), "cpu", session_options(num_threads), "the benchmark's file")
-    with tempfile.TemporaryDirectory() as folder:
-        file = Path(folder) / "network.onnx"
-        onnx.save(model, file)
-        return onnx_session(file, num_threads)
+    """Return an ONNX Runtime session on the CPU, opened as the product opens one; the one place that does.
+
+    Our CPU kernels compute the custom operators of a file that `with_declared_form` was called for, where they are
+    built; elsewhere the file's own bodies do.
+    """
+    if not isinstance(model, Path):
+        with tempfile.TemporaryDirectory() as folder:
+            file = Path(folder) / "network.onnx"
+            onnx.save(model, file)
+            return onnx_session(file, num_threads)
+    start = start_with_kernels if why_no_kernels(model) is None else start_session
+    return start(str(model), "cpu", session_options(num_threads), "the benchmark's file")
+
+
+def with_declared_form(model: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto:
+    """Return ``model``, changed in place, with the metadata that tells a session the form of its selections."""
+    metadata = ModelMetadata(polyphase=form, precision="fp32")
+    model.metadata_props.add(key=METADATA_KEY, value=metadata.to_json())
+    return model
 
 
 def onnx_call(model: onnx.ModelProto | Path, images: npt.NDArray[Any], num_threads: int | None) -> Call:
