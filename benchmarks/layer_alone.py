@@ -39,10 +39,11 @@ class LayerAlone(SelectingNetwork):
         self.stem = nn.Conv2d(3, channels, 1, bias=False) if has_stem else nn.Identity()
         self.layer = layer
         self.selection_layers = []  # the file gives the maps only
-        self.spec = types.SimpleNamespace(name="layer")  # type: ignore[assignment]
+        self.spec = types.SimpleNamespace(name="layer")
 
     def _forward(self, images: Tensor, selections: Selections) -> Tensor:
-        return self.layer(self.stem(images), selections)[0]
+        made: Tensor = self.layer(self.stem(images), selections)[0]
+        return made
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class LayerSetting:
         """Return the setting that ``text`` names."""
         shape, batch, *stride = text.split(":")
         channels, height, _ = shape.split("x")
-        return LayerSetting(int(channels), int(height), int(batch), *[int(part.removeprefix("s")) for part in stride])
+        return LayerSetting(int(channels), int(height), int(batch), int(stride[0].removeprefix("s")) if stride else 2)
 
     def __str__(self) -> str:
         stride = "" if self.stride == 2 else f":s{self.stride}"

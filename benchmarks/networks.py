@@ -6,8 +6,9 @@
 
 Four networks with the same convolutions and random weights: `aps` (exact selection, as exported by default), `lpf` (the
 same blur and plain striding), `strided` (neither), `authors` (APS in the formulation of its authors, see
-`authors_form`). In ONNX Runtime a fifth, `aps_custom_op`, is `aps` as `export --polyphase custom-op` writes it, computed
-by our CPU kernels where they are built (the results say so). All of them run the same images once in every round.
+`authors_form`). In ONNX Runtime a fifth, `aps_custom_op`, is `aps` as `export --polyphase custom-op` writes it,
+computed by our CPU kernels where they are built (the results say so). All of them run the same images once in every
+round.
 """
 
 from __future__ import annotations
