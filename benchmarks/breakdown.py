@@ -23,6 +23,7 @@ import torch
 from rich.table import Table
 
 from aps_deploy.console import print_table
+from aps_deploy.export.forms import PolyphaseForm
 from aps_deploy.runtimes.onnxruntime_session import session_options
 from benchmarks.calls import as_array, create_session, random_images
 from benchmarks.machine import machine
@@ -31,7 +32,7 @@ from benchmarks.reporting import RESULTS_FOLDER, add_common_options, keep
 
 RESULTS = RESULTS_FOLDER / "breakdown.json"
 SETTINGS = ("resnet18_aps3:224:8",)
-FORMS = {"lpf": "where", "aps": "where", "aps_custom_op": "custom-op"}
+FORMS: dict[str, PolyphaseForm] = {"lpf": "where", "aps": "where", "aps_custom_op": "custom-op"}
 
 # The profile ends a kernel's entry so; the first runs allocate memory.
 _KERNEL = "_kernel_time"

@@ -11,9 +11,15 @@ import numpy.typing as npt
 import onnx
 import torch
 
-from aps_deploy.plugins.cpu.library import library_path, why_unavailable
+from aps_deploy.export.forms import PolyphaseForm
+from aps_deploy.runtimes.metadata import METADATA_KEY, ModelMetadata
 from aps_deploy.runtimes.onnx_files import one_line
-from aps_deploy.runtimes.onnxruntime_session import session_options, start_session
+from aps_deploy.runtimes.onnxruntime_session import (
+    session_options,
+    start_session,
+    start_with_kernels,
+    why_no_kernels,
+)
 
 RUNTIMES = ("onnxruntime", "torch", "torch-compiled")
 
@@ -26,18 +32,21 @@ def onnx_session(model: onnx.ModelProto | Path, num_threads: int | None) -> Any:
 
 
 def create_session(model: onnx.ModelProto | Path, options: Any) -> Any:
-    """Return an ONNX Runtime session on the CPU, with the CPU kernels where the model calls custom operators.
+    """Return an ONNX Runtime session on the CPU with these options; the one place that opens one.
 
-    Raises:
-        SystemExit: it does, and the kernels are not there: the bodies instead would be another measurement.
+    Our CPU kernels compute the custom operators of a file that `with_declared_form` was called for, where they are
+    built; elsewhere the file's own bodies do.
     """
-    if not isinstance(model, Path):
-        if model.functions:
-            if library_path() is None:
-                raise SystemExit(f"the custom operators cannot be measured: {why_unavailable()}.")
-            options.register_custom_ops_library(str(library_path()))
-        return start_session(model.SerializeToString(), "cpu", options, "the benchmark's model")
-    return start_session(str(model), "cpu", options, "the benchmark's file")
+    content = str(model) if isinstance(model, Path) else model.SerializeToString()
+    start = start_with_kernels if why_no_kernels(content) is None else start_session
+    return start(content, "cpu", options, "the benchmark's model")
+
+
+def with_declared_form(model: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto:
+    """Return ``model``, changed in place, with the metadata that tells a session the form of its selections."""
+    metadata = ModelMetadata(polyphase=form, precision="fp32")
+    model.metadata_props.add(key=METADATA_KEY, value=metadata.to_json())
+    return model
 
 
 def onnx_call(model: onnx.ModelProto | Path, images: npt.NDArray[Any], num_threads: int | None) -> Call:

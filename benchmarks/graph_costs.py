@@ -204,7 +204,7 @@ def _operations(node: onnx.NodeProto, graph: SizedGraph) -> int:
     if node.op_type in ("Gemm", "MatMul"):
         return 2 * made * graph.shape(node.input[0])[-1]
     if node.op_type == "MaxPool":
-        return made * math.prod(next(a.ints for a in node.attribute if a.name == "kernel_shape"))
+        return made * int(math.prod(next(a.ints for a in node.attribute if a.name == "kernel_shape")))
     if node.op_type.startswith("Reduce"):
         per_element = 2 if node.op_type in ("ReduceSumSquare", "ReduceL2") else 1
         return per_element * graph.elements(node.input[0])

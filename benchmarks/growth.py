@@ -52,7 +52,8 @@ def main() -> None:
 def _grown(dimension: str, options: argparse.Namespace) -> list[dict[str, Any]]:
     found = []
     for value in VALUES[dimension]:
-        setting = dataclasses.replace(AROUND, **{dimension: value})
+        changed: dict[str, Any] = {dimension: value}
+        setting = dataclasses.replace(AROUND, **changed)
         calls = setting.calls("onnxruntime", NAMES, options.threads)
         entry = record(str(setting), "onnxruntime", calls, PAIRS, options.rounds, least_s=LEAST_S)
         found.append({"dimension": dimension, "value": value, **entry})

@@ -19,7 +19,7 @@ from aps_deploy.layers import APS, Downsample, LowPassDownsample, Selections
 from aps_deploy.layers.aps import BlurPosition
 from aps_deploy.models.network import SelectingNetwork
 from benchmarks.authors_form import in_authors_form
-from benchmarks.calls import Call, as_array, onnx_call, random_images, set_threads, torch_calls
+from benchmarks.calls import Call, as_array, onnx_call, random_images, set_threads, torch_calls, with_declared_form
 
 # The forms of the file whose selection is ours, by the name of the "network" that has it.
 FORMS: dict[str, PolyphaseForm] = {"aps": "where", "aps_gather": "gather", "aps_custom_op": "custom-op"}
@@ -39,10 +39,11 @@ class LayerAlone(SelectingNetwork):
         self.stem = nn.Conv2d(3, channels, 1, bias=False) if has_stem else nn.Identity()
         self.layer = layer
         self.selection_layers = []  # the file gives the maps only
-        self.spec = types.SimpleNamespace(name="layer")  # type: ignore[assignment]
+        self.spec = types.SimpleNamespace(name="layer")
 
     def _forward(self, images: Tensor, selections: Selections) -> Tensor:
-        return self.layer(self.stem(images), selections)[0]
+        made: Tensor = self.layer(self.stem(images), selections)[0]
+        return made
 
 
 @dataclass(frozen=True)
@@ -61,7 +62,7 @@ class LayerSetting:
         """Return the setting that ``text`` names."""
         shape, batch, *stride = text.split(":")
         channels, height, _ = shape.split("x")
-        return LayerSetting(int(channels), int(height), int(batch), *[int(part.removeprefix("s")) for part in stride])
+        return LayerSetting(int(channels), int(height), int(batch), int(stride[0].removeprefix("s")) if stride else 2)
 
     def __str__(self) -> str:
         stride = "" if self.stride == 2 else f":s{self.stride}"
@@ -87,7 +88,8 @@ class LayerSetting:
         """Return the file of ``aps`` in one of its `FORMS`, ``lpf``, ``strided`` or ``authors``."""
         model = self.layer("aps" if name in FORMS else name, has_stem=True)
         traced = trace_onnx(model, height=self.side, width=self.side, opset=20)
-        return without_stem(finish_onnx(traced, FORMS.get(name, "where")), self.channels)
+        form = FORMS.get(name, "where")
+        return with_declared_form(without_stem(finish_onnx(traced, form), self.channels), form)
 
     def calls(self, runtime: str, names: tuple[str, ...], num_threads: int | None) -> dict[str, Call]:
         """Return a run of each layer on the same maps; PyTorch has one form of ours."""

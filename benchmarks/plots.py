@@ -45,7 +45,8 @@ LABELS = {
 }
 PARTS = dict(zip(KINDS, (GREY, "#3d8fd1", "#b9a13b", "#2fa38a", "#d9803a", "#8a6fd1"), strict=True))
 
-STYLE = {
+# Of no stated type: matplotlib's lists each of its 300 settings.
+STYLE: Any = {
     **dict.fromkeys(("text.color", "axes.labelcolor", "xtick.color", "ytick.color", "axes.edgecolor"), GREY),
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -147,7 +148,7 @@ def floor(result: Mapping[str, Any]) -> Figure:
             bottom = [one + other for one, other in zip(bottom, heights, strict=True)]
         for position, entry in enumerate(entries):
             fewest = entry["fewest_bytes"] / 1e6
-            label = "fewest" if position == 0 else None
+            label = "fewest" if position == 0 else "_"  # names that begin so are left out of the legend
             panel.hlines(fewest, position - 0.42, position + 0.42, colors="#c0392b", label=label)
         panel.set_xticks(range(len(entries)), [entry["network"].replace("_", "\n", 1) for entry in entries])
         panel.set_title(_network_label(setting).replace("\n", ", "))

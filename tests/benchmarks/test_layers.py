@@ -7,12 +7,16 @@ import sys
 from pathlib import Path
 
 import numpy as np
+import onnx
 import onnxruntime
 import pytest
 import torch
 
+from aps_deploy.plugins.cpu.library import why_unavailable
+from aps_deploy.runtimes.metadata import ModelMetadata
+from aps_deploy.runtimes.onnxruntime_session import why_no_kernels
 from benchmarks import layers
-from benchmarks.calls import random_images
+from benchmarks.calls import onnx_session, random_images
 from benchmarks.layer_alone import FORMS, LayerSetting
 from tests.threads import one_thread  # noqa: F401 (a fixture of this folder)
 
@@ -29,6 +33,25 @@ def test_the_file_computes_the_layer_on_maps(name: str, text: str) -> None:
         expected = setting.layer("aps" if name in FORMS else name)(maps).numpy()
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-6)
     assert found.shape == (setting.batch, setting.channels, *[setting.side // setting.stride] * 2)
+
+
+def test_the_custom_op_runs_in_the_kernels_where_they_are() -> None:
+    setting = LayerSetting.parse("8x8x8:3")
+    maps = random_images(setting.shape).numpy()
+    results = {}
+    for name in ("aps", "aps_custom_op"):
+        session = onnx_session(setting.exported(name), 1)
+        (results[name],) = session.run(None, {session.get_inputs()[0].name: maps})
+    np.testing.assert_allclose(results["aps_custom_op"], results["aps"], rtol=0, atol=1e-6)
+
+
+def test_a_session_knows_the_form_of_a_file(tmp_path: Path) -> None:
+    for name, form in FORMS.items():
+        path = tmp_path / f"{name}.onnx"
+        onnx.save(LayerSetting.parse("4x8x8:1").exported(name), path)
+        assert ModelMetadata.from_onnx(path).polyphase == form
+        if why_unavailable() is None:
+            assert (why_no_kernels(path) is None) == (form == "custom-op")
 
 
 def test_the_forms_select_what_the_authors_do() -> None:

@@ -24,7 +24,7 @@ from aps_deploy.serving.repository import Repository
 from aps_deploy.serving.settings import ServeSettings
 from tests.serving.fuzz.watching import Watched, check_refusal, seed_of
 
-USUAL, NIGHTLY = 700, 8_000
+USUAL, NIGHTLY = 700, 30_000
 METHODS = {"get", "put", "post", "delete", "options", "head", "patch", "trace"}
 CHECKS = [
     checks.status_code_conformance,
