@@ -2,7 +2,7 @@
 
 A free worker takes what queued while it was busy, at once: at low load nothing waits, at high load batches fill by
 themselves. With a delay, the oldest request waits that long for company. Everything here happens on the event loop's
-thread; only the runs do not.
+thread; the runs do not, but for those of networks that are faster than a thread wakes up.
 """
 
 from __future__ import annotations
