@@ -45,7 +45,9 @@ def main() -> None:
     for entry in measured:
         print_table(_table(entry))
     if options.write:
-        keep(RESULTS, {**machine(), "num_threads": options.threads, "rounds": options.rounds, "measured": measured})
+        keep(
+            options.write, {**machine(), "num_threads": options.threads, "rounds": options.rounds, "measured": measured}
+        )
 
 
 def measure(setting: Setting, rounds: int, num_threads: int | None) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import onnx
 import torch
 
 from aps_deploy.export.forms import PolyphaseForm
+from aps_deploy.plugins.cpu.library import why_unavailable
 from aps_deploy.runtimes.metadata import METADATA_KEY, ModelMetadata
 from aps_deploy.runtimes.onnx_files import one_line
 from aps_deploy.runtimes.onnxruntime_session import (
@@ -97,6 +98,13 @@ def why_not(runtime: str) -> str | None:
     except Exception as error:  # the compiler's errors share no base with those of the C++ compiler it starts
         return f"torch-compiled is left out: PyTorch finds no working C++ compiler here ({one_line(error)})."
     return None
+
+
+def say_without_kernels() -> None:
+    """Print a sentence where our CPU kernels are not used, since files of custom operators are then slower."""
+    reason = why_unavailable()
+    if reason is not None:
+        print(f"aps_custom_op and PyTorch run without our CPU kernels here: {reason}.")
 
 
 def set_threads(num_threads: int | None) -> None:

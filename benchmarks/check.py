@@ -100,7 +100,7 @@ def _verdict(key: Key, kept: Mapping[str, Any], new: Mapping[str, Any]) -> Verdi
     widths = [one["upper_quartile"] - one["lower_quartile"] for one in (kept, new)]
     allowed = max(*widths, LEAST_SPREAD * kept["median"])
     grown = new["median"] - kept["median"]
-    worse_by = -grown if kept.get("better") == "higher" else grown
+    worse_by = -grown if new.get("better") == "higher" else grown
     return Verdict(key, kept["median"], new["median"], allowed, worse_by > allowed)
 
 

@@ -20,6 +20,7 @@ from typing import Any
 from rich.table import Table
 
 from aps_deploy.console import print_table
+from benchmarks.calls import say_without_kernels
 from benchmarks.comparing import Pair, record, table_of
 from benchmarks.layer_alone import FORMS, LayerSetting
 from benchmarks.machine import machine
@@ -40,6 +41,7 @@ LEAST_S = 0.02
 
 def main() -> None:
     options = _options()
+    say_without_kernels()
     measured = [entry for dimension in options.dimensions for entry in _grown(dimension, options)]
     exponents = {name: _exponents(name, measured) for name in options.dimensions if name != "stride"}
     print_table(table_of(measured))

@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 
 from aps_deploy.console import print_table
-from benchmarks.calls import RUNTIMES, why_not
+from benchmarks.calls import RUNTIMES, say_without_kernels, why_not
 from benchmarks.comparing import Pair, record, table_of
 from benchmarks.layer_alone import FORMS, LayerSetting
 from benchmarks.machine import machine
@@ -35,6 +35,7 @@ PAIRS = (
 
 def main() -> None:
     options = _options()
+    say_without_kernels()
     measured = []
     for runtime in options.runtimes:
         reason = why_not(runtime)

@@ -31,6 +31,7 @@ from benchmarks.calls import (
     as_array,
     onnx_call,
     random_images,
+    say_without_kernels,
     set_threads,
     torch_calls,
     why_not,
@@ -88,6 +89,7 @@ class Setting:
 
 def main() -> None:
     options = _options()
+    say_without_kernels()
     measured = []
     for runtime in options.runtimes:
         reason = why_not(runtime)

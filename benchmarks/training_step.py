@@ -102,7 +102,7 @@ def step_of(
         with torch.autocast(images.device.type, dtype=torch.bfloat16, enabled=bf16):
             logits = model(images)
         loss = F.cross_entropy(logits.float(), labels)
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         if images.device.type == "cuda":
             torch.cuda.synchronize()

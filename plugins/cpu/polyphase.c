@@ -63,17 +63,29 @@ static int64_t wrapped(int64_t position, int64_t size) {
 
 /* ---- the blur ---- */
 
+/* Value x of a row of one blurred channel near its left or right border, where columns wrap. */
+INLINE float border_value(const float *const *rows, const float *taps, const int64_t f, int64_t width, int64_t x) {
+    const int64_t before = (f - 1) / 2;
+    float sum = 0.0f;
+    for (int64_t r = 0; r < f; r++)
+        for (int64_t c = 0; c < f; c++) sum = fmaf(taps[r * f + c], rows[r][wrapped(x - before + c, width)], sum);
+    return sum;
+}
+
 /* Writes columns first .. first+count-1 of a row of one blurred channel. `f` is a constant at every call, so that the taps
  * are unrolled. Every product is added by fmaf, left to right and top to bottom: the vector body, its scalar rest and the
  * borders round alike. */
 INLINE void blurred_tile(const float *channel, const float *filter, const int64_t f, int64_t height, int64_t width,
                          int64_t row, int64_t first, int64_t count, float *restrict out) {
     const int64_t before = (f - 1) / 2, after = f - 1 - before, last = first + count;
-    const int64_t inner_first = larger(first, before), inner_last = smaller(last, width - after);
+    /* Columns whose taps do not wrap; none in a narrow map. */
+    const int64_t inner_first = smaller(larger(first, before), last);
+    const int64_t inner_last = larger(smaller(last, width - after), inner_first);
     const float *rows[APS_LARGEST_FILTER];
     float taps[APS_LARGEST_FILTER * APS_LARGEST_FILTER];
     for (int64_t r = 0; r < f; r++) rows[r] = channel + wrapped(row + r - before, height) * width;
     for (int64_t t = 0; t < f * f; t++) taps[t] = filter[t];
+    for (int64_t x = first; x < inner_first; x++) out[x - first] = border_value(rows, taps, f, width, x);
     NO_ALIASES
     for (int64_t x = inner_first; x < inner_last; x++) {
         float sum = 0.0f;
@@ -81,14 +93,7 @@ INLINE void blurred_tile(const float *channel, const float *filter, const int64_
             for (int64_t c = 0; c < f; c++) sum = fmaf(taps[r * f + c], rows[r][x - before + c], sum);
         out[x - first] = sum;
     }
-    for (int64_t x = first; x < last; x++) {
-        if (x == inner_first && inner_last > inner_first) x = inner_last;
-        if (x >= last) break;
-        float sum = 0.0f;
-        for (int64_t r = 0; r < f; r++)
-            for (int64_t c = 0; c < f; c++) sum = fmaf(taps[r * f + c], rows[r][wrapped(x - before + c, width)], sum);
-        out[x - first] = sum;
-    }
+    for (int64_t x = inner_last; x < last; x++) out[x - first] = border_value(rows, taps, f, width, x);
 }
 
 /* Points to columns first .. first+count-1 of a row of one channel, in place where nothing is blurred, else in `space`. */

@@ -16,7 +16,7 @@ from aps_deploy.plugins.cpu.library import why_unavailable
 from aps_deploy.runtimes.metadata import ModelMetadata
 from aps_deploy.runtimes.onnxruntime_session import why_no_kernels
 from benchmarks import layers
-from benchmarks.calls import onnx_session, random_images
+from benchmarks.calls import onnx_session, random_images, say_without_kernels
 from benchmarks.layer_alone import FORMS, LayerSetting
 from tests.threads import one_thread  # noqa: F401 (a fixture of this folder)
 
@@ -90,3 +90,12 @@ def test_a_short_run_leaves_a_whole_result(
     assert set(measured[0]["seconds"]) == set(layers.NAMES)
     assert set(measured[1]["seconds"]) == {"aps", "lpf", "strided", "authors"}
     assert "authors/aps_gather" in capsys.readouterr().out
+
+
+def test_missing_kernels_are_said(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr("benchmarks.calls.why_unavailable", lambda: "they were not built")
+    say_without_kernels()
+    assert "without our CPU kernels here: they were not built." in capsys.readouterr().out
+    monkeypatch.setattr("benchmarks.calls.why_unavailable", lambda: None)
+    say_without_kernels()
+    assert capsys.readouterr().out == ""
