@@ -86,10 +86,14 @@ def test_a_layer_moves_no_less_than_it_must(name: str) -> None:
     setting = LayerSetting.parse("8x12x12:3")
     graph = SizedGraph(setting.exported(name), setting.batch)
     maps = 3 * 8 * 144 * 4
-    assert sum(cost.bytes_moved for cost in node_costs(graph)) > 2 * maps
-    if name != "aps_custom_op":
-        # One kernel: the maps in, a quarter of them out, and constants beside them.
-        assert maps * 1.25 <= fewest_bytes(graph) < maps * 1.25 + 2000
+    moved = sum(cost.bytes_moved for cost in node_costs(graph))
+    # One kernel: the maps in, a quarter of them out, and constants beside them.
+    fewest = range(maps * 5 // 4, maps * 5 // 4 + 2000)
+    if name == "aps_custom_op":
+        assert moved in fewest
+    else:
+        assert moved > 2 * maps
+        assert fewest_bytes(graph) in fewest
 
 
 def test_the_batch_scales_maps_but_not_weights() -> None:
