@@ -103,9 +103,12 @@ def selection_values(proto: onnx.ModelProto) -> list[tuple[str, str]]:
     They are the names after ``onnx.inliner.inline_local_functions``, under which a runtime can be asked for them.
     """
     producers = {name: node for node in inlined(proto).graph.node for name in node.output}
-    # The output stacks the indices: a Concat of one Unsqueeze each.
+    # The output stacks the indices: a Concat of one Unsqueeze each; a single Unsqueeze where there is one selection.
     stack = producers.get(INDICES_NAME)
-    indices = [producers[column].input[0] for column in stack.input] if stack is not None else []
+    if stack is None:
+        return []
+    columns = [producers[name] for name in stack.input] if stack.op_type == "Concat" else [stack]
+    indices = [column.input[0] for column in columns]
     return [(index, _scores_of(index, producers)) for index in indices]
 
 

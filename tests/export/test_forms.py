@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import types
 from collections import Counter
 
 import numpy as np
 import onnx
 import onnx.inliner
 import pytest
+from torch import Tensor, nn
 
 from aps_deploy.errors import InputError
 from aps_deploy.export.forms import POLYPHASE_FORMS, resolve_form, selection_values
-from aps_deploy.export.onnx_export import finish_onnx
+from aps_deploy.export.onnx_export import finish_onnx, trace_onnx
+from aps_deploy.layers import APS, Selections
+from aps_deploy.models import SelectingNetwork
+from aps_deploy.polyphase import exact_mean
 from tests.export.support import exported, ort_session, traced
 
 # One of each sampler and family, shortened: the structure does not depend on the number of blocks.
@@ -108,6 +113,32 @@ def test_selections_can_be_read_out_under_their_names(name: str, form: str) -> N
     for column, (index, scores) in enumerate(zip(found[::2], found[1::2], strict=True)):
         np.testing.assert_array_equal(index, indices[:, column])
         np.testing.assert_array_equal(scores.argmax(axis=1), index)
+
+
+class _OneSelection(SelectingNetwork):
+    """A convolution, one APS layer, and the pooled maps as logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution, self.pool = nn.Conv2d(3, 4, 1), APS(4, filter_size=3)
+        self.selection_layers = ["pool"]
+        self.spec = types.SimpleNamespace(name="one")
+
+    def _forward(self, images: Tensor, selections: Selections) -> Tensor:
+        return exact_mean(self.pool(self.convolution(images), selections)[0])
+
+
+@pytest.mark.parametrize("form", POLYPHASE_FORMS)
+def test_a_single_selection_is_found_where_nothing_stacks_it(form: str) -> None:
+    proto = finish_onnx(trace_onnx(_OneSelection().eval(), height=8, width=8, opset=20), resolve_form(form))
+    ((index, scores),) = selection_values(proto)
+    inlined = onnx.inliner.inline_local_functions(proto)
+    inlined.graph.output.append(onnx.helper.make_tensor_value_info(index, onnx.TensorProto.INT64, ["batch"]))
+    inlined.graph.output.append(onnx.helper.make_tensor_value_info(scores, onnx.TensorProto.INT64, ["batch", 4]))
+    images = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)
+    _, indices, found, sums = ort_session(inlined).run(None, {"images": images})
+    np.testing.assert_array_equal(found, indices[:, 0])
+    np.testing.assert_array_equal(sums.argmax(axis=1), found)
 
 
 @pytest.mark.parametrize("form", POLYPHASE_FORMS)
