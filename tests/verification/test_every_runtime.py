@@ -98,10 +98,10 @@ def test_a_plan_is_tried_in_both_toolkits_and_its_checkpoint_in_pytorch(exports:
 def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(every_runtime.shutil, "which", lambda name: None)
     monkeypatch.delenv("CXX", raising=False)
-    assert "C++ compiler" in str(why_not(RUNTIMES["torch-compiled"], "cpu"))
-    assert why_not(RUNTIMES["torch"], "cpu") is None
+    assert "C++ compiler" in str(why_not(RUNTIMES["torch-compiled"], "cpu", "net.onnx"))
+    assert why_not(RUNTIMES["torch"], "cpu", "net.onnx") is None
     monkeypatch.setitem(__import__("sys").modules, "openvino", None)
-    assert 'pip install "aps-deploy[openvino]"' in str(why_not(RUNTIMES["openvino"], "cpu"))
+    assert 'pip install "aps-deploy[openvino]"' in str(why_not(RUNTIMES["openvino"], "cpu", "net.onnx"))
 
 
 @pytest.mark.usefixtures("no_gpu")

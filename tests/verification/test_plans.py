@@ -216,7 +216,7 @@ def test_a_real_engine_is_certified(kind: EngineKind, exports: dict[str, Path], 
 
 
 def _only(*labels: str) -> Any:
-    return lambda info, device: None if f"{info.name}-{device}" in labels else "not here"
+    return lambda info, device, file: None if f"{info.name}-{device}" in labels else "not here"
 
 
 def test_predict_and_evaluate_take_a_plan(plan: Path, exports: dict[str, Path], folder: Path) -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from aps_deploy.plugins.cpu.library import without_kernels
 from aps_deploy.verification.comparing import Images
 from aps_deploy.verification.references.checkpoint import CheckpointReference
 
@@ -89,7 +90,8 @@ def module_outputs(
         if isinstance(module, (nn.Conv2d, nn.Linear, Blur)):
             multiplying.add(name)
     try:
-        with torch.inference_mode(), full_float32():
+        # Without the kernels: they would never make the blurred maps that are taken here.
+        with torch.inference_mode(), full_float32(), without_kernels():
             indices = None if forced is None else torch.from_numpy(np.array(forced)).to(device)
             reference.model.forward_with_selection(torch.from_numpy(np.array(images)).to(device), indices)
     finally:
