@@ -70,7 +70,9 @@ def build() -> Path:
     digest = f"-DAPS_SOURCE_DIGEST={source_digest()}"
     try:
         result = subprocess.run(
-            [*compiler.split(), *_FLAGS, digest, "-o", str(temporary), *files, "-lm"], capture_output=True, text=True
+            [*compiler.split(), *_FLAGS, digest, "-o", str(temporary), *files, "-lm", "-ldl"],
+            capture_output=True,
+            text=True,
         )
         if result.returncode != 0:
             raise BuildError(f"{compiler} failed: {result.stderr.strip()[-2000:]}")
