@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +105,16 @@ def say_without_kernels() -> None:
     reason = why_unavailable()
     if reason is not None:
         print(f"aps_custom_op and PyTorch run without our CPU kernels here: {reason}.")
+
+
+def usable(runtimes: Iterable[str]) -> Iterator[str]:
+    """Yield the runtimes that can be measured here, and say why another cannot."""
+    for runtime in runtimes:
+        reason = why_not(runtime)
+        if reason is None:
+            yield runtime
+        else:
+            print(reason)
 
 
 def set_threads(num_threads: int | None) -> None:

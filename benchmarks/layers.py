@@ -14,7 +14,7 @@ from __future__ import annotations
 import argparse
 
 from aps_deploy.console import print_table
-from benchmarks.calls import RUNTIMES, say_without_kernels, why_not
+from benchmarks.calls import RUNTIMES, say_without_kernels, usable
 from benchmarks.comparing import Pair, record, table_of
 from benchmarks.layer_alone import FORMS, LayerSetting
 from benchmarks.machine import machine
@@ -37,11 +37,7 @@ def main() -> None:
     options = _options()
     say_without_kernels()
     measured = []
-    for runtime in options.runtimes:
-        reason = why_not(runtime)
-        if reason is not None:
-            print(reason)
-            continue
+    for runtime in usable(options.runtimes):
         for setting in map(LayerSetting.parse, options.settings):
             calls = setting.calls(runtime, NAMES, options.threads)
             measured.append(record(str(setting), runtime, calls, PAIRS, options.rounds, least_s=LEAST_S))

@@ -34,7 +34,7 @@ from benchmarks.calls import (
     say_without_kernels,
     set_threads,
     torch_calls,
-    why_not,
+    usable,
     with_declared_form,
 )
 from benchmarks.comparing import Pair, record, table_of
@@ -91,11 +91,7 @@ def main() -> None:
     options = _options()
     say_without_kernels()
     measured = []
-    for runtime in options.runtimes:
-        reason = why_not(runtime)
-        if reason is not None:
-            print(reason)
-            continue
+    for runtime in usable(options.runtimes):
         for setting in map(Setting.parse, options.settings):
             measured.append(measure(setting, runtime, options.rounds, options.threads))
     document = {**machine(), "num_threads": options.threads, "rounds": options.rounds, "measured": measured}
