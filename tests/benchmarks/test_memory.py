@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
 import sys
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from aps_deploy.errors import ApsError
@@ -19,9 +19,14 @@ MIB = 1024 * 1024
 
 
 def test_what_is_freed_again_counts() -> None:
-    # Large enough for pages of its own, and given back at once.
-    peak = memory.peak_bytes(lambda: int(np.ones(64 * MIB, np.uint8).sum()))
-    assert 64 * MIB <= peak < 96 * MIB
+    # In a process of its own, as the benchmark does it: an older one has memory at hand that counts as resident.
+    code = (
+        "import numpy as np; from benchmarks import memory;"
+        "print(memory.peak_bytes(lambda: int(np.ones(1 << 26, np.uint8).sum())))"
+    )
+    peak = int(subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True).stdout)
+    # Linux adds pages to its record in batches of 64 for each thread, so the last few of them may be missing.
+    assert 63 * MIB <= peak < 96 * MIB
 
 
 def test_nothing_costs_next_to_nothing() -> None:
