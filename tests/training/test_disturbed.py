@@ -7,16 +7,15 @@ import shutil
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from aps_deploy.errors import InputError
 from aps_deploy.training.loop import TrainResult, run_training
 from aps_deploy.training.settings import TrainSettings
 from aps_deploy.training.state import load_state
+from tests.training.held import start, wait_until_held
 from tests.training.test_resume import assert_same_run
 
 ROOT = Path(__file__).parents[2]
@@ -54,29 +53,14 @@ def words_of(settings: TrainSettings) -> list[str]:
     return [*words, "--no-progress"]
 
 
-def wait_for_the_middle(out_dir: Path, process: subprocess.Popen[str], epoch: int) -> None:
-    """Return once the saved state stands in the middle of an epoch."""
-    deadline = time.monotonic() + 300
-    while time.monotonic() < deadline:
-        assert process.poll() is None, process.communicate()
-        try:
-            position = load_state(out_dir / "last.pt")["position"]
-        except InputError:  # not there yet
-            position = {"epoch": 0, "step": 0}
-        if position["epoch"] >= epoch and position["step"] > 0:
-            return
-        time.sleep(0.01)
-    raise AssertionError("no epoch was saved in its middle")
-
-
 @pytest.mark.parametrize("number", [signal.SIGKILL, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_ended_in_the_middle_of_an_epoch(
     number: signal.Signals, undisturbed: TrainResult, data_folder: Path, tmp_path: Path
 ) -> None:
     ended = tmp_path / "ended"
     chosen = TrainSettings(data=data_folder, out_dir=ended, checkpoint_seconds=0, **OPTIONS)
-    process = train(*words_of(chosen))
-    wait_for_the_middle(ended, process, epoch=1)
+    process = start(["train", *words_of(chosen)], tmp_path / "held")
+    wait_until_held(process, tmp_path / "held")
     process.send_signal(number)
     output, errors = process.communicate(timeout=300)
     if number == signal.SIGTERM:

@@ -23,7 +23,7 @@ from aps_deploy.training.loop import run_training
 from aps_deploy.training.metrics import TIMED
 from aps_deploy.training.settings import TrainSettings
 from aps_deploy.training.state import seed_everything
-from tests.training.test_disturbed import wait_for_the_middle
+from tests.training.held import start, wait_until_held
 
 ROOT = Path(__file__).parents[2]
 Settings = Callable[..., TrainSettings]
@@ -132,26 +132,11 @@ EPOCHS = 4
 
 
 def command(data: Path, out_dir: Path, *more: str) -> list[str]:
-    words = [sys.executable, "-m", "aps_deploy.cli", "train", "--nproc-per-node", "2", "--out-dir", str(out_dir)]
+    words = ["train", "--nproc-per-node", "2", "--out-dir", str(out_dir)]
     if "--resume" not in more:
         words += ["--arch", "resnet20_aps1", "--data", str(data), "--recipe", "fast", "--epochs", str(EPOCHS)]
         words += ["--batch-size", "4", "--lr", "0.01", "--precision", "float32", "--device", "cpu", "--no-progress"]
     return [*words, *more]
-
-
-def start(words: list[str]) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
-
-
-def wait_for_an_epoch(out_dir: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 500
-    while time.monotonic() < deadline:
-        if (out_dir / "metrics.jsonl").is_file() and (out_dir / "metrics.jsonl").read_text():
-            return
-        assert process.poll() is None, process.communicate()
-        time.sleep(0.02)
-    raise AssertionError("no epoch was finished")
 
 
 def workers(process: subprocess.Popen[str]) -> list[int]:
@@ -182,8 +167,9 @@ def out_dir(tmp_path: Path) -> Iterator[Path]:
 def test_a_process_killed_in_an_epoch_is_started_again(
     undisturbed: list[dict[str, Any]], data_folder: Path, out_dir: Path
 ) -> None:
-    process = start(command(data_folder, out_dir, "--checkpoint-seconds", "0"))
-    wait_for_the_middle(out_dir, process, epoch=1)
+    held = out_dir.with_name("held")
+    process = start(command(data_folder, out_dir, "--checkpoint-seconds", "0"), held)
+    wait_until_held(process, held)
     os.kill(workers(process)[-1], signal.SIGKILL)
     output, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors
@@ -193,8 +179,9 @@ def test_a_process_killed_in_an_epoch_is_started_again(
 
 @pytest.mark.slow
 def test_sigterm_saves_everything(undisturbed: list[dict[str, Any]], data_folder: Path, out_dir: Path) -> None:
-    process = start(command(data_folder, out_dir))
-    wait_for_an_epoch(out_dir, process)
+    held = out_dir.with_name("held")
+    process = start(command(data_folder, out_dir, "--checkpoint-seconds", "0"), held)
+    wait_until_held(process, held)
     process.send_signal(signal.SIGTERM)
     output, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors
