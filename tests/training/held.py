@@ -56,7 +56,7 @@ def wait_until_held(process: subprocess.Popen[str], held: Path) -> None:
 
 
 if _MARKER in os.environ:
-    Run.save_if_due = _save_and_hold  # type: ignore[method-assign]
+    Run.save_if_due = _save_and_hold  # type: ignore[assignment, method-assign]
 
 if __name__ == "__main__":
     main()
