@@ -208,11 +208,10 @@ def _write_chain(writer: BodyWriter, scores: str, choice: Choice) -> None:
 
 
 def _write_take(writer: BodyWriter, stride: int, form: TakeForm, source: str) -> None:
-    components = [_component(writer, source, stride, dy, dx) for dx in range(stride) for dy in range(stride)]
     if form == "gather":
-        _gather(writer, components)
+        _gather(writer, [_component(writer, source, stride, dy, dx) for dx in range(stride) for dy in range(stride)])
     else:
-        _blend(writer, components)
+        _blend(writer, source, stride)
 
 
 def _component(writer: BodyWriter, source: str, stride: int, dy: int, dx: int) -> str:
@@ -222,13 +221,25 @@ def _component(writer: BodyWriter, source: str, stride: int, dy: int, dx: int) -
     return writer.op("Slice", [source, *bounds, writer.integers(2, 3), steps], f"component_{k}")
 
 
-def _blend(writer: BodyWriter, components: list[str]) -> None:
-    column = writer.op("Unsqueeze", ["I", writer.integers(1, 2, 3)], "taken")
-    result = components[0]
-    for k, component in enumerate(components[1:], start=1):
-        wanted = writer.op("Equal", [column, writer.integers(k, scalar=True)], f"wanted_{k}")
-        name = "Y" if k == len(components) - 1 else f"blend_{k}"
-        result = writer.op("Where", [wanted, component, result], name)
+def _blend(writer: BodyWriter, source: str, stride: int) -> None:
+    # Rows first: a row is copied in one piece, and what must be copied pixel by pixel after it is s times smaller.
+    index = writer.op("Unsqueeze", ["I", writer.integers(1, 2, 3)], "taken")
+    number = writer.integers(stride, scalar=True)
+    row = writer.op("Mod", [index, number], "taken_row")
+    column = writer.op("Div", [index, number], "taken_column")
+    rows = _blend_lines(writer, source, stride, row, axis=2, name="rows", result="rows")
+    _blend_lines(writer, rows, stride, column, axis=3, name="columns", result="Y")
+
+
+def _blend_lines(writer: BodyWriter, source: str, stride: int, first: str, *, axis: int, name: str, result: str) -> str:
+    """Write every s-th line of a map along an axis, from the line ``first`` (N, 1, 1, 1) on, as ``result``."""
+    bounds = [writer.integers(_LAST), writer.integers(axis), writer.integers(stride)]
+    parts = [writer.op("Slice", [source, writer.integers(k), *bounds], f"{name}_from_{k}") for k in range(stride)]
+    taken = parts[0]
+    for k, part in enumerate(parts[1:], start=1):
+        is_first = writer.op("Equal", [first, writer.integers(k, scalar=True)], f"is_{name}_from_{k}")
+        taken = writer.op("Where", [is_first, part, taken], result if k == stride - 1 else f"blend_of_{name}_{k}")
+    return taken
 
 
 def _gather(writer: BodyWriter, components: list[str]) -> None:

@@ -2,7 +2,7 @@
 
 ``custom-op``  nodes of the domain ``aps``, one for a layer's blur, choice and component, with bodies: a kernel where
                there is one, standard operators elsewhere
-``where``      standard operators only; the kept component comes from strided slices and ``Where``
+``where``      standard operators only; rows, then columns of the kept component come from strided slices and ``Where``
 ``gather``     standard operators only; the kept component comes from ``GatherND`` on the stacked components
 """
 

@@ -94,7 +94,7 @@ def test_forms_differ_in_how_they_take() -> None:
     gather = Counter(node.op_type for node in exported("resnet18_aps4", 32, "gather", short=True)[1].graph.node)
     assert where["GatherND"] == 0
     assert gather["GatherND"] == 8
-    assert where["Where"] - gather["Where"] == 8 * 3
+    assert where["Where"] - gather["Where"] == 8 * 2
     assert where["Slice"] == gather["Slice"] == 8 * 4
 
 

@@ -75,7 +75,7 @@ def test_the_network_is_narrow_and_its_islands_are_not(precision: Half) -> None:
     expected |= {"ReduceSum": {TensorProto.INT64}, "Greater": {TensorProto.INT64, TensorProto.BOOL}}
     seen = set()
     for node in proto.graph.node:
-        if node.op_type in expected:
+        if node.op_type in expected and "taken_" not in node.name:  # which divides an index
             seen.add(node.op_type)
             operands = {kinds[name] for name in (*node.input, *node.output)}
             if node.op_type == "ReduceSumSquare":

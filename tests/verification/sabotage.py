@@ -191,8 +191,11 @@ def ties_to_the_last(model: onnx.ModelProto) -> None:
 
 
 def permuted_components(model: onnx.ModelProto) -> None:
-    """Exchange two of the components that the main branch blends."""
-    first, second = (nodes(model, "Slice", f"component_{k}")[0] for k in (1, 2))
+    """Exchange row and column of the components that the main branch takes."""
+    _exchange_outputs(nodes(model, "Mod", "taken_row")[0], nodes(model, "Div", "taken_column")[0])
+
+
+def _exchange_outputs(first: onnx.NodeProto, second: onnx.NodeProto) -> None:
     first.output[0], second.output[0] = second.output[0], first.output[0]
 
 
@@ -211,12 +214,10 @@ def permuted_scores(model: onnx.ModelProto) -> None:
 def permuted_everywhere(model: onnx.ModelProto) -> None:
     """Number two components the other way round in scores and blends alike: equal logits, wrong indices."""
     permuted_scores(model)
-    before = {node.input[0] for node in nodes(model, "Slice", "component_0")[:2]}
-    for source in before:
-        pair = [
-            next(node for node in nodes(model, "Slice", f"component_{k}") if node.input[0] == source) for k in (1, 2)
-        ]
-        pair[0].output[0], pair[1].output[0] = pair[1].output[0], pair[0].output[0]
+    for first, second in zip(
+        nodes(model, "Mod", "taken_row")[:2], nodes(model, "Div", "taken_column")[:2], strict=True
+    ):
+        _exchange_outputs(first, second)
 
 
 def padding_mode(mode: str) -> Edit:
