@@ -30,7 +30,12 @@ enum {
     ROWS_PER_TASK = 8,
     /* Columns blurred at a time, on the stack: the least common multiple of all strides. */
     TILE = 840,
+    /* Up to here a map is narrow: several rows are blurred as one span. Of wider ones (measured: from 56) each row is long
+     * enough for the vectors, and the copy costs more than it saves. */
+    NARROW = 48,
+    BAND = ROWS_PER_TASK * (NARROW + APS_LARGEST_FILTER - 1),
 };
+_Static_assert(BAND <= TILE, "a band is blurred into the space of a tile");
 static const float QUANTISED_MAX = 0x1p30f;
 static const float SCALE_FLOOR = 0x1p-90f; /* 2**30 over a smaller peak would be infinite */
 
@@ -72,44 +77,97 @@ INLINE float border_value(const float *const *rows, const float *taps, const int
     return sum;
 }
 
-/* Writes columns first .. first+count-1 of a row of one blurred channel. `f` is a constant at every call, so that the taps
- * are unrolled. Every product is added by fmaf, left to right and top to bottom: the vector body, its scalar rest and the
- * borders round alike. */
-INLINE void blurred_tile(const float *channel, const float *filter, const int64_t f, int64_t height, int64_t width,
+/* Writes `count` blurred values that lie side by side; the taps of the first begin at rows[0..f-1]. Every product is added
+ * by fmaf, left to right and top to bottom: the vector body, its scalar rest and the borders round alike. */
+INLINE void blurred_span(const float *const *rows, const float *taps, const int64_t f, int64_t count,
+                         float *restrict out) {
+    NO_ALIASES
+    for (int64_t x = 0; x < count; x++) {
+        float sum = 0.0f;
+        for (int64_t r = 0; r < f; r++)
+            for (int64_t c = 0; c < f; c++) sum = fmaf(taps[r * f + c], rows[r][x + c], sum);
+        out[x] = sum;
+    }
+}
+
+/* Writes columns first .. first+count-1 of a row of one blurred channel. */
+INLINE void blurred_tile(const float *channel, const float *taps, const int64_t f, int64_t height, int64_t width,
                          int64_t row, int64_t first, int64_t count, float *restrict out) {
     const int64_t before = (f - 1) / 2, after = f - 1 - before, last = first + count;
     /* Columns whose taps do not wrap; none in a narrow map. */
     const int64_t inner_first = smaller(larger(first, before), last);
     const int64_t inner_last = larger(smaller(last, width - after), inner_first);
-    const float *rows[APS_LARGEST_FILTER];
-    float taps[APS_LARGEST_FILTER * APS_LARGEST_FILTER];
-    for (int64_t r = 0; r < f; r++) rows[r] = channel + wrapped(row + r - before, height) * width;
-    for (int64_t t = 0; t < f * f; t++) taps[t] = filter[t];
-    for (int64_t x = first; x < inner_first; x++) out[x - first] = border_value(rows, taps, f, width, x);
-    NO_ALIASES
-    for (int64_t x = inner_first; x < inner_last; x++) {
-        float sum = 0.0f;
-        for (int64_t r = 0; r < f; r++)
-            for (int64_t c = 0; c < f; c++) sum = fmaf(taps[r * f + c], rows[r][x - before + c], sum);
-        out[x - first] = sum;
+    const float *rows[APS_LARGEST_FILTER], *inner[APS_LARGEST_FILTER];
+    for (int64_t r = 0; r < f; r++) {
+        rows[r] = channel + wrapped(row + r - before, height) * width;
+        inner[r] = rows[r] + inner_first - before;
     }
+    for (int64_t x = first; x < inner_first; x++) out[x - first] = border_value(rows, taps, f, width, x);
+    blurred_span(inner, taps, f, inner_last - inner_first, out + inner_first - first);
     for (int64_t x = inner_last; x < last; x++) out[x - first] = border_value(rows, taps, f, width, x);
 }
+
+/* Copies rows of a channel one behind the other, each continued to both sides as far as the filter reaches. */
+INLINE void copy_continued(const float *channel, const int64_t f, int64_t height, int64_t width, int64_t first,
+                           int64_t step, int64_t count, float *restrict to) {
+    const int64_t before = (f - 1) / 2, after = f - 1 - before;
+    for (int64_t i = 0; i < count; i++) {
+        const float *row = channel + wrapped(first + i * step, height) * width;
+        for (int64_t c = 0; c < before; c++) *to++ = row[width - before + c];
+        memcpy(to, row, (size_t)width * sizeof(float));
+        to += width;
+        for (int64_t c = 0; c < after; c++) *to++ = row[c];
+    }
+}
+
+/* Writes `count` blurred rows of a channel, every step-th from `first` on: row i begins at out[i * (width + f-1)]. What
+ * lies between them is of no use. Together they are one long span, where rows of a narrow map would mostly be borders and
+ * rests of vectors. */
+INLINE void blurred_band(const float *channel, const float *taps, const int64_t f, int64_t height, int64_t width,
+                         int64_t first, int64_t step, int64_t count, float *restrict out) {
+    const int64_t before = (f - 1) / 2, pitch = width + f - 1;
+    float continued[APS_LARGEST_FILTER * BAND];
+    const float *rows[APS_LARGEST_FILTER];
+    if (step == 1) { /* the rows above and below each are those of its neighbours */
+        copy_continued(channel, f, height, width, first - before, 1, count + f - 1, continued);
+        for (int64_t r = 0; r < f; r++) rows[r] = continued + r * pitch;
+    } else {
+        for (int64_t r = 0; r < f; r++) {
+            copy_continued(channel, f, height, width, first - before + r, step, count, continued + r * BAND);
+            rows[r] = continued + r * BAND;
+        }
+    }
+    blurred_span(rows, taps, f, count * pitch - (f - 1), out);
+}
+
+/* Runs a statement with the filter's size as the constant `f`, so that its taps are unrolled. */
+#define WITH_FILTER_OF(size, statement)                                       \
+    switch (size) {                                                           \
+        case 2: { enum { f = 2 }; statement; break; }                         \
+        case 3: { enum { f = 3 }; statement; break; }                         \
+        case 4: { enum { f = 4 }; statement; break; }                         \
+        case 5: { enum { f = 5 }; statement; break; }                         \
+        case 6: { enum { f = 6 }; statement; break; }                         \
+        default: { enum { f = 7 }; statement; break; }                        \
+    }
 
 /* Points to columns first .. first+count-1 of a row of one channel, in place where nothing is blurred, else in `space`. */
 INLINE const float *tile_of(const aps_map *m, const float *channel, const float *filter, int64_t row, int64_t first,
                             int64_t count, float *space) {
     const int64_t height = m->height, width = m->width;
-    switch (m->filter_size) {
-        case 1: return channel + row * width + first;
-        case 2: blurred_tile(channel, filter, 2, height, width, row, first, count, space); break;
-        case 3: blurred_tile(channel, filter, 3, height, width, row, first, count, space); break;
-        case 4: blurred_tile(channel, filter, 4, height, width, row, first, count, space); break;
-        case 5: blurred_tile(channel, filter, 5, height, width, row, first, count, space); break;
-        case 6: blurred_tile(channel, filter, 6, height, width, row, first, count, space); break;
-        default: blurred_tile(channel, filter, 7, height, width, row, first, count, space); break;
-    }
+    if (m->filter_size == 1) return channel + row * width + first;
+    WITH_FILTER_OF(m->filter_size, blurred_tile(channel, filter, f, height, width, row, first, count, space))
     return space;
+}
+
+static int is_narrow(const aps_map *m) { return m->filter_size > 1 && m->width <= NARROW; }
+
+/* Blurs `count` rows of a narrow map into `space` and returns how far apart they are. */
+INLINE int64_t band_of(const aps_map *m, const float *channel, const float *filter, int64_t first, int64_t step,
+                       int64_t count, float *space) {
+    const int64_t height = m->height, width = m->width;
+    WITH_FILTER_OF(m->filter_size, blurred_band(channel, filter, f, height, width, first, step, count, space))
+    return width + m->filter_size - 1;
 }
 
 static const float *filter_of(const aps_map *m, int64_t channel) {
@@ -131,6 +189,13 @@ static int keeps_smallest(enum aps_criterion criterion) { return criterion == AP
 
 size_t aps_scratch_bytes(const aps_map *m) { return (size_t)(m->batch * m->height * m->width) * sizeof(float); }
 
+INLINE void add_energies(const choosing *job, const float *values, int64_t count, float *restrict sums) {
+    if (is_squared(job->criterion))
+        for (int64_t i = 0; i < count; i++) sums[i] = fmaf(values[i], values[i], sums[i]);
+    else
+        for (int64_t i = 0; i < count; i++) sums[i] += fabsf(values[i]);
+}
+
 /* Writes the energies of a few rows of an image: the sum over channels, in their order, of the squares or magnitudes. */
 FOR_EACH_PROCESSOR static void energies_of_rows(void *data, size_t task) {
     const choosing *job = data;
@@ -138,21 +203,28 @@ FOR_EACH_PROCESSOR static void energies_of_rows(void *data, size_t task) {
     const int64_t n = (int64_t)task / job->tasks_per_image, width = m->width, pixels = m->height * width;
     const int64_t first = (int64_t)task % job->tasks_per_image * ROWS_PER_TASK;
     const int64_t last = smaller(first + ROWS_PER_TASK, m->height);
+    const float *image = m->values + n * m->channels * pixels;
     float *energies = job->energies + n * pixels;
     float space[TILE];
+    if (is_narrow(m)) {
+        float sums[BAND] = {0};
+        int64_t pitch = 0;
+        for (int64_t c = 0; c < m->channels; c++) {
+            pitch = band_of(m, image + c * pixels, filter_of(m, c), first, 1, last - first, space);
+            add_energies(job, space, (last - first - 1) * pitch + width, sums);
+        }
+        for (int64_t row = first; row < last; row++)
+            memcpy(energies + row * width, sums + (row - first) * pitch, (size_t)width * sizeof(float));
+        return;
+    }
     memset(energies + first * width, 0, (size_t)((last - first) * width) * sizeof(float));
     for (int64_t c = 0; c < m->channels; c++) {
-        const float *channel = m->values + (n * m->channels + c) * pixels;
-        const float *filter = filter_of(m, c);
+        const float *channel = image + c * pixels, *filter = filter_of(m, c);
         for (int64_t row = first; row < last; row++) {
             for (int64_t x = 0; x < width; x += TILE) {
                 const int64_t count = smaller(TILE, width - x);
                 const float *values = tile_of(m, channel, filter, row, x, count, space);
-                float *restrict sums = energies + row * width + x;
-                if (is_squared(job->criterion))
-                    for (int64_t i = 0; i < count; i++) sums[i] = fmaf(values[i], values[i], sums[i]);
-                else
-                    for (int64_t i = 0; i < count; i++) sums[i] += fabsf(values[i]);
+                add_energies(job, values, count, energies + row * width + x);
             }
         }
     }
@@ -219,7 +291,10 @@ typedef struct {
 } taking;
 
 INLINE void copy_every(const int64_t stride, const float *restrict from, int64_t count, float *restrict to) {
-    for (int64_t x = 0; x < count; x++) to[x] = from[x * stride];
+    if (stride == 2)
+        for (int64_t x = 0; x < count; x++) to[x] = from[x * 2];
+    else
+        for (int64_t x = 0; x < count; x++) to[x] = from[x * stride];
 }
 
 /* Writes the kept component of one channel of one image. */
@@ -231,16 +306,23 @@ FOR_EACH_PROCESSOR static void take_channel(void *data, size_t task) {
     const int64_t dy = index % stride, dx = index / stride;
     const float *channel = m->values + (int64_t)task * m->height * m->width;
     const float *filter = filter_of(m, (int64_t)task % m->channels);
+    float *taken = job->taken + (int64_t)task * height * width;
     float space[TILE];
+    if (is_narrow(m)) {
+        const int64_t most = BAND / (m->width + m->filter_size - 1);
+        for (int64_t first = 0; first < height; first += most) {
+            const int64_t count = smaller(most, height - first);
+            const int64_t pitch = band_of(m, channel, filter, first * stride + dy, stride, count, space);
+            for (int64_t i = 0; i < count; i++)
+                copy_every(stride, space + i * pitch + dx, width, taken + (first + i) * width);
+        }
+        return;
+    }
     for (int64_t row = 0; row < height; row++) {
-        float *to = job->taken + ((int64_t)task * height + row) * width;
         for (int64_t x = 0; x < m->width; x += TILE) {
             const int64_t count = smaller(TILE, m->width - x);
             const float *from = tile_of(m, channel, filter, row * stride + dy, x, count, space) + dx;
-            if (stride == 2)
-                copy_every(2, from, count / 2, to + x / 2);
-            else
-                copy_every(stride, from, count / stride, to + x / stride);
+            copy_every(stride, from, count / stride, taken + row * width + x / stride);
         }
     }
 }
