@@ -130,3 +130,21 @@ def test_the_short_settings_are_among_those_that_are_kept() -> None:
         options = check.SHORT[name]
         chosen = options[options.index("--settings") + 1 : options.index("--runtimes")]
         assert chosen and set(chosen) <= set(module.SETTINGS)
+
+
+@pytest.mark.parametrize(("second", "code"), [(1.0, 0), (1.4, 1)])
+def test_what_is_worse_is_measured_again_and_fails_only_if_it_is_worse_again(
+    kept: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], second: float, code: int
+) -> None:
+    kept.write_text(json.dumps(_document(_ratio(1.0), _ratio(1.0, ratio="other"))))
+    documents = iter(
+        [
+            _document(_ratio(1.3), _ratio(1.0, ratio="other")),
+            _document(_ratio(second), _ratio(1.3, ratio="other")),  # the other one was well at first
+        ]
+    )
+    monkeypatch.setattr(check, "_measured", lambda name, arguments: next(documents))
+    assert check.main(["--only", "startup"]) == code
+    assert next(documents, None) is None
+    shown = capsys.readouterr().out
+    assert "once more" in shown and shown.count("WORSE") == 1 + code
