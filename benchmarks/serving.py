@@ -142,7 +142,7 @@ def _kept(results: Path, told: Mapping[str, Any], measured: Sequence[Mapping[str
     if not results.exists():
         return []
     before = read_json(results)
-    if {key: before[key] for key in told} != json.loads(json.dumps(told)):
+    if {key: before.get(key) for key in told} != json.loads(json.dumps(told)):
         return []
     new = {entry["setting"] for entry in measured}
     return [entry for entry in before["measured"] if entry["setting"] not in new]

@@ -22,6 +22,8 @@ def test_a_short_run_leaves_a_whole_result(
 ) -> None:
     result = tmp_path / "results" / "serving.json"
     monkeypatch.setattr(serving, "RESULTS", result)
+    result.parent.mkdir()
+    result.write_text('{"measured": [{"setting": "kept before results told of the machine"}]}')
     setting = f"{serving.TOY}:8:1"
     arguments = ["--rounds", "1", "--seconds", "1", "--settings", setting, "--peers", "--write"]
     monkeypatch.setattr(sys, "argv", ["serving", *arguments])
