@@ -30,6 +30,7 @@ import numpy.typing as npt
 from aps_deploy.bench.payloads import Payload
 from aps_deploy.bench.target import Input
 from tests.serving.package import triton
+from tests.serving.ports import free_ports
 
 ROOT = Path(__file__).resolve().parent.parent
 MODEL = "net"
@@ -163,7 +164,7 @@ def peer(name: str, file: Path, image: npt.NDArray[np.float32], num_threads: int
         with triton.triton(_repository(file, side, num_threads, folder / "models"), folder) as server:
             yield protocol(server.where.port)
         return
-    ports = [str(port) for port in triton.free_ports(3)]
+    ports = [str(port) for port in free_ports(3)]
     http, place = int(ports[0]), (str(file), str(side), str(num_threads))
     if name == "own":
         repository = _repository(file, side, num_threads, folder / "models")

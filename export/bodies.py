@@ -209,7 +209,7 @@ def _write_chain(writer: BodyWriter, scores: str, choice: Choice) -> None:
 
 def _write_take(writer: BodyWriter, stride: int, form: TakeForm, source: str) -> None:
     if form == "gather":
-        _gather(writer, [_component(writer, source, stride, dy, dx) for dx in range(stride) for dy in range(stride)])
+        _gather(writer, source, stride)
     else:
         _blend(writer, source, stride)
 
@@ -242,7 +242,8 @@ def _blend_lines(writer: BodyWriter, source: str, stride: int, first: str, *, ax
     return taken
 
 
-def _gather(writer: BodyWriter, components: list[str]) -> None:
+def _gather(writer: BodyWriter, source: str, stride: int) -> None:
+    components = [_component(writer, source, stride, dy, dx) for dx in range(stride) for dy in range(stride)]
     axis = writer.integers(1)
     rows = [writer.op("Unsqueeze", [part, axis], f"row_{k}") for k, part in enumerate(components)]
     stack = writer.op("Concat", rows, "stack", axis=1)

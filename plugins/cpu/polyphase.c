@@ -94,7 +94,7 @@ INLINE void blurred_span(const float *const *rows, const float *taps, const int6
 INLINE void blurred_tile(const float *channel, const float *taps, const int64_t f, int64_t height, int64_t width,
                          int64_t row, int64_t first, int64_t count, float *restrict out) {
     const int64_t before = (f - 1) / 2, after = f - 1 - before, last = first + count;
-    /* Columns whose taps do not wrap; none in a narrow map. */
+    /* Columns whose taps do not wrap; none in a map hardly wider than the filter. */
     const int64_t inner_first = smaller(larger(first, before), last);
     const int64_t inner_last = larger(smaller(last, width - after), inner_first);
     const float *rows[APS_LARGEST_FILTER], *inner[APS_LARGEST_FILTER];

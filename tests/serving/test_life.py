@@ -9,7 +9,6 @@ import logging
 import os
 import re
 import signal
-import socket
 import subprocess
 import sys
 import threading
@@ -28,19 +27,15 @@ from aps_deploy.serving.model import LoadedModel, load_model
 from aps_deploy.serving.repository import Repository
 from aps_deploy.serving.running import run_server
 from aps_deploy.serving.settings import ServeSettings
+from tests.serving.ports import free_ports
 from tests.serving.support import CLIENTS, Running, running, starting, tensor
 
 BODY = json.dumps({"inputs": [{"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [1, 2]}]})
 INFER = "/v2/models/grown/infer"
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        return int(listener.getsockname()[1])
-
-
 def test_alive_but_not_ready_while_models_load(own_repository: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    port, may_load = free_port(), threading.Event()
+    (port,), may_load = free_ports(1), threading.Event()
 
     def load_slowly(*arguments: Any) -> LoadedModel:
         assert may_load.wait(60)

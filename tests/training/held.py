@@ -14,6 +14,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from aps_deploy.__main__ import main
@@ -37,12 +38,18 @@ def _save_and_hold(run: Run) -> None:
     signal.pause()
 
 
-def start(words: list[str], held: Path | None = None) -> subprocess.Popen[str]:
-    """Start `aps-deploy` with `words`; `held` appears when the run has saved the middle of its second epoch."""
+def start(words: list[str], held: Path | None = None, inside: Sequence[str] = ()) -> subprocess.Popen[str]:
+    """Start `aps-deploy` with `words`; `held` appears when the run has saved the middle of its second epoch.
+
+    Args:
+        words: the command line.
+        held: the file; None: the run does not stop.
+        inside: the command that runs it, such as one that mounts what only it can see.
+    """
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     if held is not None:
         environment[_MARKER] = str(held)
-    command = [sys.executable, "-m", "tests.training.held", *words]
+    command = [*inside, sys.executable, "-m", "tests.training.held", *words]
     return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import signal
 import subprocess
@@ -18,7 +17,6 @@ from aps_deploy.training.state import load_state
 from tests.training.held import start, wait_until_held
 from tests.training.test_resume import assert_same_run
 
-ROOT = Path(__file__).parents[2]
 STEPS = 24
 # Batches of 2: an epoch of STEPS steps, many of which can be caught in the middle.
 OPTIONS: dict[str, Any] = {
@@ -36,12 +34,6 @@ OPTIONS: dict[str, Any] = {
 def undisturbed(data_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> TrainResult:
     folder = tmp_path_factory.mktemp("undisturbed") / "run"
     return run_training(TrainSettings(data=data_folder, out_dir=folder, progress=False, **OPTIONS))
-
-
-def train(*words: str, inside: list[str] | None = None) -> subprocess.Popen[str]:
-    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    command = [*(inside or []), sys.executable, "-m", "aps_deploy.cli", "train", *words]
-    return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
 
 
 def words_of(settings: TrainSettings) -> list[str]:
@@ -70,7 +62,7 @@ def test_ended_in_the_middle_of_an_epoch(
         assert process.returncode == -signal.SIGKILL
     position = load_state(ended / "last.pt")["position"]
     assert position["epoch"] == 1 and 0 < position["step"] <= STEPS
-    process = train("--resume", "--out-dir", str(ended))
+    process = start(["train", "--resume", "--out-dir", str(ended)])
     output, errors = process.communicate(timeout=300)
     assert process.returncode == 0, errors
     assert f"continuing epoch 2 after step {position['step']}" in errors
@@ -112,7 +104,7 @@ def test_a_disk_that_fills_up_in_the_middle_of_an_epoch(
     """The state of the start (2.3 MB) and the next one, which has momentum (3.4 MB), do not fit together."""
     started = TrainSettings(data=data_folder, out_dir=tmp_path / "full" / "run", checkpoint_seconds=0, **OPTIONS)
     inside = small_file_system(tmp_path / "full", "5m")
-    process = train(*words_of(started), inside=inside)
+    process = start(["train", *words_of(started)], inside=inside)
     _, errors = process.communicate(timeout=300)
     assert process.returncode == 1
     assert "last.pt: the disk is full; free some space" in errors and "Traceback" not in errors

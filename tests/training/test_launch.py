@@ -24,7 +24,6 @@ from aps_deploy.training.settings import TrainSettings
 from aps_deploy.training.state import seed_everything
 from tests.training.held import start, wait_until_held
 
-ROOT = Path(__file__).parents[2]
 Settings = Callable[..., TrainSettings]
 # Without selections, and with small steps: batches this small make a network chaotic, and rounding would grow tenfold
 # with every larger step, in one process as well (channels-last against not).

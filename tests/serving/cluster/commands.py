@@ -6,23 +6,18 @@ import contextlib
 import os
 import random
 import signal
-import socket
 import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
 from pathlib import Path
 
+from tests.serving.ports import free_ports
+
 ROOT = Path(__file__).resolve().parents[3]
 VENV = Path(os.environ.get("APS_DEPLOY_RAY_VENV") or ROOT / ".venv-ray")
 PYTHON = VENV / "bin" / "python"
 MISSING = None if PYTHON.is_file() else f"no Ray in {VENV.name}: run scripts/setup-ray"
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(listener.getsockname()[1]) for listener in listeners]
 
 
 def environment(folder: str) -> dict[str, str]:

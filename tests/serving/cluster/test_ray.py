@@ -21,8 +21,9 @@ import tritonclient.http
 from tritonclient.utils import InferenceServerException
 
 from tests.runtimes import graphs
-from tests.serving.cluster.commands import MISSING, command, environment, free_ports, on_ray
+from tests.serving.cluster.commands import MISSING, command, environment, on_ray
 from tests.serving.cluster.load import Load
+from tests.serving.ports import free_ports
 from tests.serving.proof import certify
 from tests.serving.support import Running, tensor
 from tests.serving.test_http_requests import INFER, ONE, REFUSED, binary, document

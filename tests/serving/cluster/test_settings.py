@@ -26,7 +26,7 @@ from aps_deploy.serving.cluster.settings import (
 )
 from aps_deploy.serving.grpc_service import UNARY_METHODS
 from aps_deploy.serving.settings import ServeSettings
-from tests.serving.cluster.commands import free_ports
+from tests.serving.ports import free_ports
 
 
 def test_a_fixed_number_of_replicas(tmp_path: Path) -> None:

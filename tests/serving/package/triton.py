@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import os
 import shutil
-import socket
 import subprocess
 import time
 import urllib.request
@@ -13,6 +12,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from aps_deploy.serving.running import Addresses
+from tests.serving.ports import free_ports
 from tests.serving.support import CLIENTS
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -75,13 +75,6 @@ def _is_ready(port: int) -> bool:
             return bool(answer.status == 200)
     except OSError:  # nobody listens yet, or answers that it is not ready
         return False
-
-
-def free_ports(count: int) -> list[int]:
-    """Return ports that nobody listens on."""
-    with contextlib.ExitStack() as stack:
-        listeners = [stack.enter_context(socket.create_server(("127.0.0.1", 0))) for _ in range(count)]
-        return [int(listener.getsockname()[1]) for listener in listeners]
 
 
 def _site_packages() -> Path:
