@@ -1,9 +1,11 @@
-"""Who may send requests: those who carry the bearer token, and no other site's page."""
+"""Who may send requests: those who carry the bearer token, no other site's page, and to no other name than ours."""
 
 from __future__ import annotations
 
 import hmac
+import ipaddress
 import os
+from collections.abc import Collection
 from pathlib import Path
 
 from aps_deploy.errors import InputError
@@ -69,3 +71,51 @@ def refuse_other_sites(fetch_site: bytes | None) -> None:
     """
     if fetch_site in (b"cross-site", b"same-site"):
         raise ForbiddenError("this server answers no requests from the pages of other sites.")
+
+
+class HostNames:
+    """Refuses requests that were sent to another name than the server's.
+
+    A page can point its own name at the visitor's machine after it was loaded (DNS rebinding): a server there is then
+    the page's own site to the browser, which lets the page read every answer. Only the name in the request gives that
+    away. So a server that only its own machine can reach and that asks for no token answers to the machine's names.
+
+    Args:
+        address: what the server listens on.
+        allowed: further names it answers to, those of a proxy before it.
+        has_token: whether clients need a token; a page does not have it.
+    """
+
+    def __init__(self, address: str, allowed: Collection[str], *, has_token: bool) -> None:
+        self._is_checked = _is_loopback(address) and not has_token
+        self._allowed = {name.lower() for name in allowed}
+
+    def check(self, host: bytes | None) -> None:
+        """Do nothing where the value of the ``Host`` header names this server, or there is none.
+
+        Raises:
+            ForbiddenError: it is another name.
+        """
+        if not self._is_checked or host is None:
+            return
+        name = _without_port(host.decode("latin-1")).lower()
+        if not (_is_loopback(name) or name in self._allowed):
+            raise ForbiddenError(
+                f"this server does not answer to the name {name!r}, only to localhost; start it with --allow-host "
+                f"{name} if a proxy passes that name on."
+            )
+
+
+def _without_port(host: str) -> str:
+    if host.startswith("["):
+        return host[1:].partition("]")[0]
+    return host.partition(":")[0]
+
+
+def _is_loopback(name: str) -> bool:
+    if name.lower() == "localhost" or name.lower().endswith(".localhost"):  # RFC 6761: always this machine
+        return True
+    try:
+        return ipaddress.ip_address(name).is_loopback
+    except ValueError:
+        return False

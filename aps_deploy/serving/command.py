@@ -108,6 +108,14 @@ def serve(
             help="File with the bearer token that clients must send [default: the variable APS_DEPLOY_TOKEN, or none].",
         ),
     ] = None,
+    allow_host: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--allow-host",
+            metavar="NAME",
+            help="Without a token and on 127.0.0.1: answer to this name too, which a proxy passes on; repeatable.",
+        ),
+    ] = None,
     allow_control: Annotated[bool, typer.Option("--allow-control", help="Let clients load and unload models.")] = False,
     access_log: Annotated[
         bool, typer.Option("--access-log", help="Log answered requests too, not only refused ones.")
@@ -187,6 +195,7 @@ def serve(
         tls_cert=tls_cert,
         tls_key=tls_key,
         token=read_token(token_file),
+        allow_hosts=tuple(allow_host or ()),
         allow_control=allow_control,
         access_log=access_log,
         traces=traces,

@@ -13,7 +13,7 @@ import numpy.typing as npt
 
 from aps_deploy import __version__
 from aps_deploy.errors import ApsError
-from aps_deploy.serving.access import Gate, refuse_other_sites
+from aps_deploy.serving.access import Gate, HostNames, refuse_other_sites
 from aps_deploy.serving.classify import classification, image_tensors
 from aps_deploy.serving.connections import REFUSAL
 from aps_deploy.serving.errors import (
@@ -79,6 +79,7 @@ class HttpApp:
         self._settings = settings
         self._tracing = tracing
         self._gate = Gate(settings.token)
+        self._names = HostNames(settings.host, settings.allow_hosts, has_token=settings.token is not None)
         self._ids = RequestIds()
         self._log = RequestLog(with_answers=settings.access_log)
         self._num_decoding = 0
@@ -160,9 +161,11 @@ class HttpApp:
 
         Raises:
             UnauthenticatedError: it carries none.
-            ForbiddenError: it comes from another site's page, and may change something or costs a run.
+            ForbiddenError: it comes from another site's page, and may change something or costs a run; or that page
+                pretends to be ours.
         """
         self._gate.check(request.header(b"authorization"))
+        self._names.check(request.header(b"host"))
         if request.method == "POST":
             refuse_other_sites(request.header(b"sec-fetch-site"))
 

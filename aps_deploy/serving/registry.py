@@ -8,7 +8,13 @@ import logging
 from typing import Literal
 
 from aps_deploy.errors import ApsError
-from aps_deploy.serving.errors import InvalidRequestError, NotFoundError, UnavailableError
+from aps_deploy.serving.errors import (
+    InvalidRequestError,
+    NotFoundError,
+    ServingError,
+    UnavailableError,
+    serving_error_of,
+)
 from aps_deploy.serving.model import LoadedModel, ServedModel, load_model
 from aps_deploy.serving.repository import FoundVersion, Repository
 from aps_deploy.serving.settings import ServeSettings
@@ -133,19 +139,28 @@ class Registry:
         failures: dict[str, ApsError] = {}
         for name in self._repository.names():
             try:
-                await self.load(name)
+                await self._load(name)
             except ApsError as error:
                 failures[name] = error
         return failures
 
     async def load(self, name: str) -> None:
-        """Load a model, or load it anew: the old versions answer until the new ones are warm.
+        """Load a model for a client, or load it anew: the old versions answer until the new ones are warm.
 
         Raises:
             NotFoundError: the repository has no such model.
-            InputError: it cannot be loaded; older versions of it go on answering.
-            ApsError: it fails on its first run.
+            InvalidRequestError: it cannot be loaded; older versions of it go on answering.
+            ServingError: it fails on its first run.
         """
+        try:
+            await self._load(name)
+        except ServingError:
+            raise
+        except ApsError as error:
+            told = type(serving_error_of(error))
+            raise told(self._repository.without_place(str(error))) from error
+
+    async def _load(self, name: str) -> None:
         async with self._changing:
             if name not in self._repository.names():
                 raise NotFoundError(f"failed to load '{name}', no such model in the repository")
@@ -155,7 +170,8 @@ class Registry:
             except ApsError as error:
                 if name not in self._served:
                     self._forget(name)
-                    self._set(IndexEntry(name, "", "UNAVAILABLE", str(error)))
+                    # Clients read the reason, and where the files are is none of their business.
+                    self._set(IndexEntry(name, "", "UNAVAILABLE", self._repository.without_place(str(error))))
                 raise
             old = self._served.get(name, {})
             models = [ServedModel(version, self._settings) for version in loaded]

@@ -7,6 +7,7 @@ of which the latest is served, or those that the optional ``birds/config.pbtxt``
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 from aps_deploy.errors import InputError
@@ -55,6 +56,14 @@ class Repository:
             )
         if not self.names():
             raise InputError(f"{target} holds no model; a model is a folder in it, such as NAME/1/model.onnx.")
+
+    def without_place(self, text: str) -> str:
+        """Return a sentence with the files of the repository named as in it, not by where the repository is."""
+        root = self._target.parent if self.is_single_file else self._target
+        # Messages of runtimes name files by their real place.
+        for place in sorted({str(root), str(root.absolute()), str(root.resolve())}, key=len, reverse=True):
+            text = text.replace(f"{place}{os.sep}", "")
+        return text
 
     def names(self) -> list[str]:
         """Return the models' names, sorted."""

@@ -49,6 +49,7 @@ class ServeSettings:
         tls_cert: PEM file with the certificate chain for TLS; None serves without TLS.
         tls_key: PEM file with its key.
         token: what clients must send as ``Authorization: Bearer TOKEN``; None lets everybody in.
+        allow_hosts: names besides localhost that a server on this machine alone and without a token answers to.
         allow_control: whether clients may load and unload models.
         access_log: whether answered requests are logged, not only refused and failed ones.
         traces: address of the OTLP collector that gets OpenTelemetry's traces; None asks the environment.
@@ -84,6 +85,7 @@ class ServeSettings:
     tls_cert: Path | None = None
     tls_key: Path | None = None
     token: str | None = dataclasses.field(default=None, repr=False)
+    allow_hosts: tuple[str, ...] = ()
     allow_control: bool = False
     access_log: bool = False
     traces: str | None = None

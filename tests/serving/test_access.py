@@ -10,8 +10,8 @@ import pytest
 from tritonclient.utils import InferenceServerException
 
 from aps_deploy.errors import InputError
-from aps_deploy.serving.access import TOKEN_VARIABLE, Gate, read_token
-from aps_deploy.serving.errors import UnauthenticatedError
+from aps_deploy.serving.access import TOKEN_VARIABLE, Gate, HostNames, read_token
+from aps_deploy.serving.errors import ForbiddenError, UnauthenticatedError
 from aps_deploy.serving.settings import ServeSettings
 from tests.serving.support import Running, running
 
@@ -86,3 +86,52 @@ def test_an_open_gate_lets_everybody_in() -> None:
     Gate(None).check(None)
     with pytest.raises(UnauthenticatedError):
         Gate(TOKEN).check("Bearer ä")
+
+
+OURS = [
+    "localhost",
+    "localhost:8000",
+    "LocalHost:8000",
+    "a.localhost",
+    "127.0.0.1",
+    "127.0.0.1:80",
+    "[::1]:8000",
+    "127.1.2.3",
+]
+OTHERS = [
+    "evil.example",
+    "evil.example:8000",
+    "localhost.evil.example",
+    "127.0.0.1.evil.example",
+    "10.0.0.1:8000",
+    "[::2]",
+    "",
+]
+
+
+@pytest.mark.parametrize("name", OURS)
+def test_names_of_this_machine(name: str) -> None:
+    HostNames("127.0.0.1", (), has_token=False).check(name.encode())
+
+
+@pytest.mark.parametrize("name", OTHERS)
+def test_a_page_that_points_its_own_name_here_is_refused(name: str) -> None:
+    for address in ("127.0.0.1", "::1", "localhost"):
+        with pytest.raises(ForbiddenError, match="does not answer to the name") as caught:
+            HostNames(address, ("proxy.example",), has_token=False).check(name.encode())
+        assert caught.value.http_status == 403
+    # Whoever opens the server to other machines, or asks for a token, has other names or another guard.
+    HostNames("0.0.0.0", (), has_token=False).check(name.encode())
+    HostNames("127.0.0.1", (), has_token=True).check(name.encode())
+
+
+def test_a_proxy_may_pass_its_name_on(repository: Path) -> None:
+    file = repository / "grown" / "1" / "model.onnx"
+    with running(file, allow_hosts=("Proxy.example",)) as server:
+        for path in ("/v2", "/v2/models/model", "/metrics"):
+            assert server.request("GET", path, headers={"Host": "proxy.example:443"})[0] == 200
+            assert server.request("GET", path, headers={"Host": "evil.example"})[0] == 403
+        entry = {"name": "x", "shape": [1, 2], "datatype": "FP32", "data": [0, 0]}
+        status, answer = server.json("POST", "/v2/models/model/infer", {"inputs": [entry]}, Host="evil.example")
+        assert status == 403 and "--allow-host evil.example" in answer["error"]
+        assert server.request("GET", "/v2/health/live", headers={"Host": "evil.example"})[0] == 200

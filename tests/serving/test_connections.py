@@ -24,8 +24,8 @@ from tests.serving.support import CLIENTS, Running, running, tensor
 
 PATIENCE_S = 30.0
 LIMIT_S = 0.5
-LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n"
-METADATA = b"GET /v2 HTTP/1.1\r\nHost: here\r\n\r\n"
+LIVE = b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n"
+METADATA = b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n\r\n"
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +87,7 @@ def is_well(server: Running) -> bool:
 @pytest.mark.parametrize("piece", [b"x", b"x: y\r\n"])
 def test_a_head_that_never_ends_is_cut(strict: Running, piece: bytes) -> None:
     with connected(strict) as connection:
-        connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: here\r\n")
+        connection.sendall(b"GET /v2 HTTP/1.1\r\nHost: localhost\r\n")
         drip(connection, piece)
         assert is_well(strict)
         status, headers, document = answer_of(read_all(connection))
@@ -110,7 +110,7 @@ def test_empty_lines_and_silence_are_cut(strict: Running, first: bytes) -> None:
 
 def test_a_slow_body_is_cut(strict: Running) -> None:
     with connected(strict) as connection:
-        connection.sendall(b"POST /v2/models/model/infer HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n")
+        connection.sendall(b"POST /v2/models/model/infer HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
         drip(connection, b"x")
         status, _, document = answer_of(read_all(connection))
     assert status == 408 and document == {"error": f"the body did not arrive within {LIMIT_S:g} s."}
@@ -118,7 +118,7 @@ def test_a_slow_body_is_cut(strict: Running) -> None:
 
 def test_a_slow_body_that_nobody_reads_is_cut(strict: Running) -> None:
     with connected(strict) as connection:
-        connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: here\r\nContent-Length: 1000\r\n\r\n")
+        connection.sendall(b"POST /nowhere HTTP/1.1\r\nHost: localhost\r\nContent-Length: 1000\r\n\r\n")
         while b"there is no POST /nowhere" not in connection.recv(65536):
             pass
         drip(connection, b"x")

@@ -56,7 +56,7 @@ REQUESTS = {
 
 
 def head_of(path: str, body: bytes, headers: dict[str, str]) -> bytes:
-    given = {"Host": "here", "X-Request-Id": "one", "Content-Length": str(len(body)), **headers}
+    given = {"Host": "localhost", "X-Request-Id": "one", "Content-Length": str(len(body)), **headers}
     lines = [f"{name}: {value}" for name, value in given.items()]
     return "\r\n".join([f"POST {path} HTTP/1.1", *lines, "", ""]).encode()
 
@@ -67,7 +67,7 @@ def exchange(connection: socket.socket, pieces: list[bytes]) -> tuple[int, dict[
         if number:
             # The server has read what came before once it answers something else.
             with socket.create_connection(connection.getpeername()) as other:
-                other.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: here\r\n\r\n")
+                other.sendall(b"GET /v2/health/live HTTP/1.1\r\nHost: localhost\r\n\r\n")
                 other.recv(4096)
         connection.sendall(piece)
     received = b""

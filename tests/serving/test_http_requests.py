@@ -186,7 +186,9 @@ class TestLimits:
 
     def test_a_body_without_a_declared_length(self, narrow: Running) -> None:
         with socket.create_connection(("127.0.0.1", narrow.where.port), timeout=30) as connection:
-            connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n".encode())
+            connection.sendall(
+                f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nTransfer-Encoding: chunked\r\n\r\n".encode()
+            )
             connection.sendall(b"4000\r\n" + bytes(0x4000) + b"\r\n0\r\n\r\n")
             assert connection.recv(100).startswith(b"HTTP/1.1 413 ")
 
@@ -200,7 +202,7 @@ class TestLimits:
 
     def test_a_body_that_never_comes(self, narrow: Running) -> None:
         with socket.create_connection(("127.0.0.1", narrow.where.port), timeout=30) as connection:
-            connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: x\r\nContent-Length: 10\r\n\r\n{{".encode())
+            connection.sendall(f"POST {INFER} HTTP/1.1\r\nHost: localhost\r\nContent-Length: 10\r\n\r\n{{".encode())
             answer = b""
             while part := connection.recv(1000):  # until the server closes the connection
                 answer += part

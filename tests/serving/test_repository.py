@@ -179,6 +179,8 @@ def test_every_model_is_listed_with_the_reason(damaged: Path) -> None:
         assert index["tiny"]["state"] == index["half"]["state"] == "UNAVAILABLE"
         assert "is not an ONNX file that ONNX Runtime can load" in index["tiny"]["reason"]
         assert "is no model configuration" in index["half"]["reason"]
+        assert all(str(damaged) not in index[name]["reason"] for name in ("tiny", "half"))
+        assert index["tiny"]["reason"].startswith("tiny/1/model.onnx")
         assert index["fixed"] == {"name": "fixed", "version": "1", "state": "READY"}
         ready = server.json("POST", "/v2/repository/index", {"ready": True})[1]
         assert {entry["name"] for entry in ready} == {"fixed", "grown"}
@@ -234,4 +236,5 @@ class TestControl:
             (own_repository / "grown" / "10" / "model.onnx").write_bytes(b"no model")
             status, answer = server.json("POST", "/v2/repository/models/grown/load")
             assert status == 400 and "can load" in answer["error"]
+            assert "grown/10/model.onnx" in answer["error"] and str(own_repository) not in answer["error"]
             assert self.infer(server) == (200, [10, 10])

@@ -22,7 +22,9 @@ def good_message(source: random.Random) -> bytes:
     data = graphs.images(1).tobytes()
     entry = {"name": "images", "shape": [1, 3, 8, 8], "datatype": "FP32", "parameters": {"binary_data_size": len(data)}}
     text = json.dumps({"inputs": [entry]}).encode()
-    head = b"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: x\r\nInference-Header-Content-Length: %d\r\n" % len(text)
+    head = b"POST /v2/models/tiny/infer HTTP/1.1\r\nHost: localhost\r\nInference-Header-Content-Length: %d\r\n" % len(
+        text
+    )
     body = text + data
     if source.random() < 0.5:
         return head + b"Content-Length: %d\r\n\r\n" % len(body) + body
