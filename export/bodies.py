@@ -24,7 +24,7 @@ from aps_deploy.export.body_writer import BodyWriter
 from aps_deploy.export.one_pass import write_one_pass_scores
 from aps_deploy.export.op_names import Choice, blurred_op, index_op, select_op, take_op
 
-# `one-pass` differs from `where` in how it sums, `gather` in how it takes.
+# `gather` differs from `where` in how it takes, `one-pass` in that and in how it sums.
 BodyForm = Literal["where", "gather", "one-pass"]
 
 # The value inside an index body that holds the (N, s*s) scores; the exporter looks for it after inlining.
@@ -215,6 +215,8 @@ def _write_chain(writer: BodyWriter, scores: str, choice: Choice) -> None:
 def _write_take(writer: BodyWriter, stride: int, form: BodyForm, source: str) -> None:
     if form == "gather":
         _gather(writer, source, stride)
+    elif form == "one-pass":
+        _blend_at_once(writer, source, stride)
     else:
         _blend(writer, source, stride)
 
@@ -234,6 +236,17 @@ def _blend(writer: BodyWriter, source: str, stride: int) -> None:
     column = writer.op("Div", [index, number], "taken_column")
     rows = _blend_lines(writer, source, stride, row, axis=2, name="rows", result="rows")
     _blend_lines(writer, rows, stride, column, axis=3, name="columns", result="Y")
+
+
+def _blend_at_once(writer: BodyWriter, source: str, stride: int) -> None:
+    # TensorRT for RTX makes one kernel of it where the batch is fixed, too; of rows, then columns, it makes two.
+    index = writer.op("Unsqueeze", ["I", writer.integers(1, 2, 3)], "taken")
+    last = stride**2 - 1
+    taken = _component(writer, source, stride, 0, 0)
+    for k in range(1, last + 1):
+        part = _component(writer, source, stride, k % stride, k // stride)
+        is_taken = writer.op("Equal", [index, writer.integers(k, scalar=True)], f"is_{k}")
+        taken = writer.op("Where", [is_taken, part, taken], "Y" if k == last else f"blend_{k}")
 
 
 def _blend_lines(writer: BodyWriter, source: str, stride: int, first: str, *, axis: int, name: str, result: str) -> str:

@@ -4,8 +4,8 @@
                there is one, standard operators elsewhere
 ``where``      standard operators only; rows, then columns of the kept component come from strided slices and ``Where``
 ``gather``     standard operators only; the kept component comes from ``GatherND`` on the stacked components
-``one-pass``   as ``where``, with exact sums by one reduction instead of three: fewest kernels in an engine, and many
-               times the work where every operator runs by itself, as in ONNX Runtime
+``one-pass``   standard operators only; exact sums by one reduction instead of three, and the kept component by
+               ``Where`` on all of them: fewest kernels in an engine, more work where each operator runs by itself
 """
 
 from __future__ import annotations

@@ -73,8 +73,8 @@ def export_engine(
         settings: how to build.
         cache: folder of plans to look in first and to add to; None uses none.
         report: told what the builder is doing, and how far it is.
-        onnx_options: for a checkpoint, the keyword arguments of `export_checkpoint`; ``polyphase`` is ``one-pass`` where
-            it is not given.
+        onnx_options: for a checkpoint, the keyword arguments of `export_checkpoint`; ``polyphase`` is ``one-pass``
+            where it is not given.
 
     Raises:
         InputError: an input that cannot be read or compiled, an option that does not fit, a toolkit that is missing.
