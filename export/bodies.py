@@ -21,9 +21,11 @@ import numpy as np
 import onnx
 
 from aps_deploy.export.body_writer import BodyWriter
+from aps_deploy.export.one_pass import write_one_pass_scores
 from aps_deploy.export.op_names import Choice, blurred_op, index_op, select_op, take_op
 
-TakeForm = Literal["where", "gather"]
+# `gather` differs from `where` in how it takes, `one-pass` in that and in how it sums.
+BodyForm = Literal["where", "gather", "one-pass"]
 
 # The value inside an index body that holds the (N, s*s) scores; the exporter looks for it after inlining.
 SCORES = "polyphase_scores"
@@ -39,25 +41,25 @@ _SCALE_FLOOR = 2.0**-90
 _LAST = np.iinfo(np.int32).max
 
 
-def index_function(choice: Choice, *, opset: int, blurred: bool = False) -> onnx.FunctionProto:
+def index_function(choice: Choice, *, form: BodyForm, opset: int, blurred: bool = False) -> onnx.FunctionProto:
     """Return ``PolyphaseIndex_*``: X (N, C, H, W) -> I (N,) int64; with ``blurred``, ``BlurredIndex_*``: X, K -> I."""
     writer = BodyWriter(["I"])
-    _write_index(writer, choice, _write_map(writer, blurred))
+    _write_index(writer, choice, form, _write_map(writer, blurred))
     return _function(writer, index_op(choice), blurred, [], opset)
 
 
-def take_function(stride: int, *, form: TakeForm, opset: int, blurred: bool = False) -> onnx.FunctionProto:
+def take_function(stride: int, *, form: BodyForm, opset: int, blurred: bool = False) -> onnx.FunctionProto:
     """Return ``PolyphaseTake``: X (N, C, H, W), I (N,) -> Y (N, C, H/s, W/s); or ``BlurredTake``: X, K, I -> Y."""
     writer = BodyWriter(["Y"])
     _write_take(writer, stride, form, _write_map(writer, blurred))
     return _function(writer, take_op(stride), blurred, ["I"], opset)
 
 
-def select_function(choice: Choice, *, form: TakeForm, opset: int, blurred: bool = False) -> onnx.FunctionProto:
+def select_function(choice: Choice, *, form: BodyForm, opset: int, blurred: bool = False) -> onnx.FunctionProto:
     """Return ``PolyphaseSelect_*``: X (N, C, H, W) -> Y (N, C, H/s, W/s), I (N,); or ``BlurredSelect_*``: X, K."""
     writer = BodyWriter(["Y", "I"])
     source = _write_map(writer, blurred)
-    _write_index(writer, choice, source)
+    _write_index(writer, choice, form, source)
     _write_take(writer, choice.stride, form, source)
     return _function(writer, select_op(choice), blurred, [], opset)
 
@@ -123,13 +125,16 @@ def _num_pixels(writer: BodyWriter, size: tuple[int, int] | None) -> str:
     return writer.op("Cast", [count], "num_pixels", to=onnx.TensorProto.FLOAT)
 
 
-def _write_index(writer: BodyWriter, choice: Choice, source: str) -> None:
+def _write_index(writer: BodyWriter, choice: Choice, form: BodyForm, source: str) -> None:
     # The energies of a half-precision map must be float32: rounding them breaks one shifted pair in five.
     values = writer.op("Cast", [source], "values", to=onnx.TensorProto.FLOAT)
     if choice.criterion in ("linf", "max"):
         scores = _peak_scores(writer, choice, values)  # maxima are free of order in both modes
     elif choice.selection == "float":
         scores = _norm_scores(writer, choice, values)
+    elif form == "one-pass":
+        power = 1 if choice.criterion.startswith("l1") else 2
+        scores = write_one_pass_scores(writer, values, power=power, stride=choice.stride)
     else:
         scores = _sum_scores(writer, choice, values)
     by_component = [dy * choice.stride + dx for dx in range(choice.stride) for dy in range(choice.stride)]
@@ -207,9 +212,11 @@ def _write_chain(writer: BodyWriter, scores: str, choice: Choice) -> None:
     writer.op("Squeeze", [index, writer.integers(1)], "I")
 
 
-def _write_take(writer: BodyWriter, stride: int, form: TakeForm, source: str) -> None:
+def _write_take(writer: BodyWriter, stride: int, form: BodyForm, source: str) -> None:
     if form == "gather":
         _gather(writer, source, stride)
+    elif form == "one-pass":
+        _blend_at_once(writer, source, stride)
     else:
         _blend(writer, source, stride)
 
@@ -229,6 +236,17 @@ def _blend(writer: BodyWriter, source: str, stride: int) -> None:
     column = writer.op("Div", [index, number], "taken_column")
     rows = _blend_lines(writer, source, stride, row, axis=2, name="rows", result="rows")
     _blend_lines(writer, rows, stride, column, axis=3, name="columns", result="Y")
+
+
+def _blend_at_once(writer: BodyWriter, source: str, stride: int) -> None:
+    # TensorRT for RTX makes one kernel of it where the batch is fixed, too; of rows, then columns, it makes two.
+    index = writer.op("Unsqueeze", ["I", writer.integers(1, 2, 3)], "taken")
+    last = stride**2 - 1
+    taken = _component(writer, source, stride, 0, 0)
+    for k in range(1, last + 1):
+        part = _component(writer, source, stride, k % stride, k // stride)
+        is_taken = writer.op("Equal", [index, writer.integers(k, scalar=True)], f"is_{k}")
+        taken = writer.op("Where", [is_taken, part, taken], "Y" if k == last else f"blend_{k}")
 
 
 def _blend_lines(writer: BodyWriter, source: str, stride: int, first: str, *, axis: int, name: str, result: str) -> str:

@@ -63,13 +63,14 @@ class BodyWriter:
 
     def integers(self, *values: int, scalar: bool = False) -> str:
         """Return an int64 constant, one-dimensional unless ``scalar``; equal constants are written once."""
-        return self._constant(np.asarray(values[0] if scalar else values, dtype=np.int64))
+        return self.array(np.asarray(values[0] if scalar else values, dtype=np.int64))
 
     def real(self, value: float) -> str:
         """Return a float32 scalar constant."""
-        return self._constant(np.asarray(value, dtype=np.float32))
+        return self.array(np.asarray(value, dtype=np.float32))
 
-    def _constant(self, array: npt.NDArray[Any]) -> str:
+    def array(self, array: npt.NDArray[Any]) -> str:
+        """Return a constant of the array's type and shape."""
         key = (str(array.dtype), array.shape, array.tobytes())
         if key not in self._constants:
             name = f"constant_{len(self._constants)}"

@@ -20,7 +20,7 @@ def export(
     source: export_options.Source,
     output: options.Output,
     engine: export_options.Engine = "onnx",
-    polyphase: export_options.Polyphase = "where",
+    polyphase: export_options.Polyphase = None,
     precision: export_options.Precision = "fp32",
     calibration: export_options.Calibration = None,
     calibration_method: export_options.CalibrationMethod = None,
@@ -52,6 +52,8 @@ def export(
     """
     given: dict[str, Any] = {name: value for name, value in locals().items() if name in export_options.OF_ONNX}
     given["keep_fp32"] = keep_fp32 or ()
+    if polyphase is None:
+        del given["polyphase"]  # which form is best depends on what is made of it
     if engine == "onnx":
         of_onnx = (*export_options.OF_EVERY_EXPORT, *export_options.OF_ONNX)
         options.refuse_others(context, "--engine onnx compiles nothing", of_onnx)

@@ -1,9 +1,11 @@
-"""The three forms in which an exported file states its selections.
+"""The four forms in which an exported file states its selections.
 
 ``custom-op``  nodes of the domain ``aps``, one for a layer's blur, choice and component, with bodies: a kernel where
                there is one, standard operators elsewhere
 ``where``      standard operators only; rows, then columns of the kept component come from strided slices and ``Where``
 ``gather``     standard operators only; the kept component comes from ``GatherND`` on the stacked components
+``one-pass``   standard operators only; exact sums by one reduction instead of three, and the kept component by
+               ``Where`` on all of them: fewest kernels in an engine, more work where each operator runs by itself
 """
 
 from __future__ import annotations
@@ -25,12 +27,12 @@ from aps_deploy.export.op_names import DOMAIN, DOMAIN_VERSION, choice_of, is_blu
 INDICES_NAME = "polyphase_indices"
 _SCORES_PATTERN = re.compile(rf"{PREFIX}{bodies.SCORES}__\d+|.*/{bodies.SCORES}(_\d+)?")
 
-PolyphaseForm = Literal["where", "gather", "custom-op"]
+PolyphaseForm = Literal["where", "gather", "one-pass", "custom-op"]
 POLYPHASE_FORMS: tuple[PolyphaseForm, ...] = get_args(PolyphaseForm)
 
 
 def resolve_form(name: str) -> PolyphaseForm:
-    """Return ``name`` as one of the three forms.
+    """Return ``name`` as one of the four forms.
 
     Raises:
         InputError: no such form.
@@ -61,10 +63,10 @@ def attach_bodies(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelPro
     """Return ``traced`` with a model-local function for every operator of the domain ``aps``, so that it can be run."""
     proto = onnx.ModelProto()
     proto.CopyFrom(traced)
-    take_form: bodies.TakeForm = "gather" if form == "gather" else "where"
+    body_form: bodies.BodyForm = "where" if form == "custom-op" else form
     used = sorted({node.op_type for node in proto.graph.node if node.domain == DOMAIN})
     for op_type in used:
-        proto.functions.append(_body_of(op_type, take_form, _opset_of(proto)))
+        proto.functions.append(_body_of(op_type, body_form, _opset_of(proto)))
     return proto
 
 
@@ -72,10 +74,10 @@ def _opset_of(proto: onnx.ModelProto) -> int:
     return next(int(entry.version) for entry in proto.opset_import if entry.domain == "")
 
 
-def _body_of(op_type: str, form: bodies.TakeForm, opset: int) -> onnx.FunctionProto:
+def _body_of(op_type: str, form: bodies.BodyForm, opset: int) -> onnx.FunctionProto:
     choice, stride, blurred = choice_of(op_type), take_stride_of(op_type), is_blurred(op_type)
     if choice is not None and is_choosing_only(op_type):
-        return bodies.index_function(choice, opset=opset, blurred=blurred)
+        return bodies.index_function(choice, form=form, opset=opset, blurred=blurred)
     if choice is not None:
         return bodies.select_function(choice, form=form, opset=opset, blurred=blurred)
     if stride is not None:

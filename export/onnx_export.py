@@ -60,8 +60,9 @@ def export_onnx(
     Args:
         model: A network of `aps_deploy.create_model` or `aps_deploy.load_checkpoint`; it is not changed.
         path: The file to write, ending in ``.onnx``.
-        polyphase: ``where`` and ``gather`` use standard operators only; ``custom-op`` keeps one node per selection,
-            its blur included, with a body of standard operators, for runtimes with a kernel.
+        polyphase: ``where``, ``gather`` and ``one-pass`` use standard operators only, the last for engines (see
+            `one_pass`); ``custom-op`` keeps one node per selection, its blur included, with a body of standard
+            operators, for runtimes with a kernel.
         image_size: Side of the square images, or (height, width), in pixels.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; selections, pooling, classifier, input and outputs are
             float32 in each.
@@ -223,7 +224,7 @@ def in_precision(
 def finish_onnx(
     traced: onnx.ModelProto, form: PolyphaseForm, circular_padding: CircularPadding = "wrap"
 ) -> onnx.ModelProto:
-    """Return a graph of `trace_onnx`, which is not changed, in one of the three forms, with all shapes inferred."""
+    """Return a graph of `trace_onnx`, which is not changed, in one of the four forms, with all shapes inferred."""
     proto = apply_form(traced, form)
     if circular_padding == "concat":
         proto = with_concatenations(proto)

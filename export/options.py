@@ -21,7 +21,8 @@ Engine = Annotated[
 ]
 
 Polyphase = Annotated[
-    Literal["where", "gather", "custom-op"], Option("--polyphase", help="How the file writes the selection.")
+    Literal["where", "gather", "one-pass", "custom-op"] | None,
+    Option("--polyphase", help="How the file writes the selection [default: where; one-pass for an engine]."),
 ]
 Precision = Annotated[
     Literal["fp32", "fp16", "bf16", "int8"],

@@ -29,6 +29,10 @@ class GraphView:
         self.inputs = {value.name for value in inferred.graph.input}
         self.outputs = [value.name for value in inferred.graph.output]
         self._maker = {name: node for node in self.nodes for name in node.output if name}
+        self._readers: dict[str, list[onnx.NodeProto]] = {}
+        for node in self.nodes:
+            for name in node.input:
+                self._readers.setdefault(name, []).append(node)
         self._constants = {tensor.name: tensor for tensor in inferred.graph.initializer}
         for node in self.nodes:
             tensor = _constant_of(node)
@@ -47,6 +51,10 @@ class GraphView:
     def maker(self, name: str) -> onnx.NodeProto | None:
         """Return the node that makes the value ``name``; None for inputs and initializers."""
         return self._maker.get(name)
+
+    def readers(self, name: str) -> Sequence[onnx.NodeProto]:
+        """Return the nodes that read the value ``name``."""
+        return self._readers.get(name, ())
 
     def has_value(self, name: str) -> bool:
         """Return whether a node makes the value ``name``."""

@@ -189,6 +189,8 @@ def _low_precision(
     if node.op_type == "Cast":
         target = attribute(node, "to")
         source = graph.element_type(node.input[0])
+        if target == TensorProto.INT32 and _is_widened(graph, node):
+            return
         if target not in _WIDE and (source in _FLOATS or source in _WIDE or not source):
             yield _finding(rule, node, f"casts a value of the {what} to {_type_name(target)}")
         return
@@ -200,6 +202,14 @@ def _low_precision(
             shown = _type_name(kind) if kind else "an unknown type"
             yield _finding(rule, node, f"{node.op_type} of the {what} works in {shown}")
             return
+
+
+def _is_widened(graph: GraphView, node: onnx.NodeProto) -> bool:
+    """Return whether nothing is computed with what ``node`` makes before it is int64."""
+    readers = graph.readers(node.output[0])
+    return bool(readers) and all(
+        reader.op_type == "Cast" and attribute(reader, "to") == TensorProto.INT64 for reader in readers
+    )
 
 
 def _is_float_sum_over_positions(graph: GraphView, node: onnx.NodeProto) -> bool:

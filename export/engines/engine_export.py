@@ -29,6 +29,9 @@ from aps_deploy.files import atomic_path
 from aps_deploy.runtimes.sidecar import sidecar_path
 from aps_deploy.runtimes.tensorrt.toolkit import TOOLKITS, EngineKind, Toolkit, check_toolkit, load_toolkit
 
+# The form with the fewest kernels.
+DEFAULT_FORM = "one-pass"
+
 
 @dataclass(frozen=True)
 class EngineArtifact:
@@ -70,7 +73,8 @@ def export_engine(
         settings: how to build.
         cache: folder of plans to look in first and to add to; None uses none.
         report: told what the builder is doing, and how far it is.
-        onnx_options: for a checkpoint, the keyword arguments of `export_checkpoint`.
+        onnx_options: for a checkpoint, the keyword arguments of `export_checkpoint`; ``polyphase`` is ``one-pass``
+            where it is not given.
 
     Raises:
         InputError: an input that cannot be read or compiled, an option that does not fit, a toolkit that is missing.
@@ -190,5 +194,5 @@ def _exported(checkpoint: str | os.PathLike[str], options: Mapping[str, Any]) ->
 
     export: Callable[..., Any] = export_checkpoint
     with tempfile.TemporaryDirectory(prefix="aps-deploy-engine-") as folder:
-        artifact = export(checkpoint, Path(folder, "model.onnx"), **options)
+        artifact = export(checkpoint, Path(folder, "model.onnx"), **{"polyphase": DEFAULT_FORM, **options})
         return read_source(artifact.path), artifact.warnings

@@ -24,7 +24,7 @@ RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "reference")
 OPSET = 20
 
 
-def select_model(choice: Choice, *, form: bodies.TakeForm = "where", dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
+def select_model(choice: Choice, *, form: bodies.BodyForm = "where", dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
     """X -> (Y, I) as one custom node with its body."""
     attributes: dict[str, Any] = {"plugin_namespace": "aps", "plugin_version": "1", "stride": choice.stride}
     node = helper.make_node(select_op(choice), ["X"], ["Y", "I"], domain="aps", **attributes)

@@ -88,15 +88,17 @@ def test_half_precision_maps_are_compared_in_float32(criterion: str, runtime: Ru
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("stride", [2, 3])
-def test_both_ways_of_taking_give_the_same_values(stride: int, runtime: Runtime) -> None:
+def test_every_way_of_taking_gives_the_same_values(stride: int, runtime: Runtime) -> None:
     images = np.random.default_rng(2).standard_normal((9, 7, 2 * stride, 5 * stride)).astype(np.float32)
     choice = Choice("l2", "exact", stride)
     where, index = run(select_model(choice, form="where"), images, runtime)
     gather, same_index = run(select_model(choice, form="gather"), images, runtime)
+    one_pass, third_index = run(select_model(choice, form="one-pass"), images, runtime)
     expected = polyphase_take(torch.from_numpy(images), torch.from_numpy(index), stride).numpy()
     assert len(set(index.tolist())) > 1
     np.testing.assert_array_equal(index, same_index)
-    assert where.tobytes() == gather.tobytes() == expected.tobytes()
+    np.testing.assert_array_equal(index, third_index)
+    assert where.tobytes() == gather.tobytes() == one_pass.tobytes() == expected.tobytes()
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

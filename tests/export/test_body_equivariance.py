@@ -5,10 +5,16 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from aps_deploy.export.bodies import BodyForm
 from aps_deploy.export.op_names import Choice
 from aps_deploy.polyphase import CRITERIA
 from tests.export.support import RUNTIMES, Runtime, mean_model, ort_session, run, select_model, with_scores
 
+# Only sums have a body of their own for one pass; how a component is taken moves no bit (`test_bodies`).
+BODIES: list[tuple[str, BodyForm]] = [
+    *((criterion, "where") for criterion in CRITERIA),
+    *((criterion, "one-pass") for criterion in CRITERIA if criterion not in ("linf", "max")),
+]
 # (C, H, W): widths that are no multiple of a vector register, one channel, odd component sizes, rectangles.
 SHAPES = [(1, 6, 6), (3, 14, 14), (16, 28, 28), (64, 14, 10), (5, 2, 18), (17, 56, 22)]
 
@@ -24,10 +30,12 @@ def _is_unique(scores: np.ndarray, criterion: str) -> np.ndarray:
 
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("stride", [2, 3])
-@pytest.mark.parametrize("criterion", CRITERIA)
-def test_selection_follows_every_shift_bit_for_bit(criterion: str, stride: int, runtime: Runtime) -> None:
+@pytest.mark.parametrize(("criterion", "form"), BODIES)
+def test_selection_follows_every_shift_bit_for_bit(
+    criterion: str, form: BodyForm, stride: int, runtime: Runtime
+) -> None:
     choice = Choice(criterion, "exact", stride)
-    model = with_scores(select_model(choice), choice)
+    model = with_scores(select_model(choice, form=form), choice)
     rng = np.random.default_rng(4)
     for channels, height, width in SHAPES if stride == 2 else [(3, 9, 15), (16, 21, 12)]:
         images = rng.standard_normal((5, channels, height, width)).astype(np.float32)
@@ -55,10 +63,10 @@ def test_mean_keeps_its_bits_under_every_shift(size: tuple[int, int], runtime: R
         assert run(model, np.roll(images, (a, b), axis=(2, 3)), runtime)[0].tobytes() == mean.tobytes()
 
 
-@pytest.mark.parametrize("criterion", CRITERIA)
-def test_neither_batch_nor_threads_change_a_bit(criterion: str) -> None:
+@pytest.mark.parametrize(("criterion", "form"), BODIES)
+def test_neither_batch_nor_threads_change_a_bit(criterion: str, form: BodyForm) -> None:
     choice = Choice(criterion)
-    model = with_scores(select_model(choice), choice)
+    model = with_scores(select_model(choice, form=form), choice)
     images = np.random.default_rng(6).standard_normal((8, 24, 18, 22)).astype(np.float32)
     expected = ort_session(model, threads=1).run(None, {"X": images})
     for threads in (2, 3):

@@ -79,6 +79,11 @@ def test_every_option_reaches_the_settings(calls: list[dict[str, Any]], tmp_path
     assert (call["source"], call["path"], call["cache"]) == ("net.safetensors", Path("x.plan"), tmp_path)
 
 
+def test_the_form_is_chosen_where_nobody_says(calls: list[dict[str, Any]]) -> None:
+    assert _invoke("net.safetensors", "-o", "x.plan", "--engine", "trt-rtx").exit_code == 0
+    assert "polyphase" not in calls[0]  # `export_engine` knows the best
+
+
 def test_options_of_enterprise_tensorrt(calls: list[dict[str, Any]]) -> None:
     result = _invoke(
         *("net.onnx", "-o", "x.plan", "--engine", "trt", "--min-batch", "2", "--opt-batch", "4", "--max-batch", "8"),

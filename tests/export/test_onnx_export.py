@@ -159,7 +159,7 @@ def test_an_older_file_is_replaced(model: ResNet, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("changed", "sentence"),
     [
-        ({"polyphase": "slices"}, "unknown polyphase form 'slices'; choose one of where, gather, custom-op"),
+        ({"polyphase": "slices"}, "unknown polyphase form 'slices'; choose one of where, gather, one-pass, custom-op"),
         ({"precision": "fp61"}, "unknown precision 'fp61' .did you mean fp16.*; choose one of fp32, fp16, bf16, int8"),
         ({"opset": 19}, "opset 19 is not available for fp32.*from 20 on"),
         ({"opset": 99}, "opset 99 is not available"),

@@ -1,4 +1,4 @@
-"""One small trained-looking network, its three exported forms and images that make its predictions vary."""
+"""One small trained-looking network, its four exported forms and images that make its predictions vary."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from aps_deploy.preprocessing import Preprocessing
 from tests.threads import one_thread  # noqa: F401 (a fixture of this folder)
 
 IMAGE_SIZE = 16
-FORMS = ("where", "gather", "custom-op")
+FORMS = ("where", "gather", "one-pass", "custom-op")
 PREPROCESSING = Preprocessing(IMAGE_SIZE, None, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25))
 
 

@@ -48,6 +48,8 @@ REWRITINGS: list[tuple[str, Rewrite]] = [
     ("where", faithful.converted_to(21)),
     ("where", faithful.slimmed),
     ("gather", faithful.slimmed),
+    ("one-pass", faithful.slimmed),
+    ("one-pass", faithful.renamed_everything),
     ("fp16", faithful.slimmed),
     ("int8", faithful.slimmed),
     ("where", faithful.folded_by_onnxscript),
@@ -71,7 +73,7 @@ def _verify(file: Path, source: str, files: dict[str, Path], images: Images) -> 
 
 @pytest.fixture(scope="module")
 def files(exports: dict[str, Path], precise: dict[str, Path]) -> dict[str, Path]:
-    """The three forms of a network with its ``checkpoint``, and the narrow files of another, ``calm``."""
+    """The four forms of a network with its ``checkpoint``, and the narrow files of another, ``calm``."""
     return {**precise, **exports, "calm": precise["checkpoint"]}
 
 

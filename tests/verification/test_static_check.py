@@ -100,6 +100,28 @@ def test_a_float32_selection_is_clean() -> None:
     assert _check(_selecting(), SELECTING) == ()
 
 
+def _by_way_of_int32(*between: onnx.NodeProto) -> onnx.ModelProto:
+    """Return the selection with its numbers cast to int32, as ``digit``, and then ``last`` to int64."""
+    model = _selecting()
+    (quantise,) = (node for node in model.graph.node if list(node.output) == ["q"])
+    quantise.input[0] = between[-1].output[0] if between else "digit"
+    position = list(model.graph.node).index(quantise)
+    narrow = helper.make_node("Cast", ["rounded"], ["digit"], to=TensorProto.INT32, name="narrow")
+    for node in reversed((narrow, *between)):
+        model.graph.node.insert(position, node)
+    return model
+
+
+def test_int32_on_the_way_to_int64_is_clean() -> None:
+    assert _check(_by_way_of_int32(), SELECTING) == ()
+
+
+def test_arithmetic_in_int32_is_found() -> None:
+    double = helper.make_node("Add", ["digit", "digit"], ["doubled"], name="double")
+    rules = _rules(_check(_by_way_of_int32(double), SELECTING))
+    assert {("selection-precision", "narrow"), ("selection-precision", "double")} <= set(rules)
+
+
 @pytest.mark.parametrize("narrow", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
 def test_a_half_precision_network_with_a_float32_selection_is_clean(narrow: int) -> None:
     assert _check(_selecting(network_type=narrow), SELECTING) == ()

@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 import textwrap
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 
 import aps_deploy
 from aps_deploy.errors import ApsError, InputError
+from aps_deploy.export import onnx_export
 from aps_deploy.export.engines import engine_export as module
 from aps_deploy.export.engines.building import BuiltEngine
 from aps_deploy.export.engines.engine_export import EngineArtifact, export_engine
@@ -96,6 +98,20 @@ def test_the_plan_is_tensorrts_own_and_read_by_it_alone(real: tuple[Path, Engine
         [sys.executable, "-c", textwrap.dedent(code), str(real[1].path)], capture_output=True, text=True, check=True
     )
     assert answer.stdout.splitlines()[-1].split() == ["False", "True", "True", "False"]
+
+
+@pytest.mark.usefixtures("built")
+def test_a_checkpoint_is_exported_in_one_pass_unless_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    forms: list[str] = []
+
+    def export(checkpoint: str, path: Path, *, polyphase: str) -> types.SimpleNamespace:
+        forms.append(polyphase)
+        return types.SimpleNamespace(path=write_toy(path, "fp16"), warnings=(checkpoint,))
+
+    monkeypatch.setattr(onnx_export, "export_checkpoint", export)
+    assert export_engine("net.safetensors", tmp_path / "toy.plan", RTX).warnings == ("net.safetensors",)
+    export_engine("net.safetensors", tmp_path / "toy.plan", RTX, polyphase="gather")
+    assert forms == ["one-pass", "gather"]
 
 
 def test_an_engine_found_in_the_cache_is_not_built_again(

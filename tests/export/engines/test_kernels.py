@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import json
 
-from aps_deploy.export.engines.building import BuiltEngine
+from aps_deploy.export.engines.building import BuiltEngine, build_engine
 from aps_deploy.export.engines.kernels import Kernel, kernels_from_inspector, kernels_from_log, num_kernels
+from aps_deploy.export.engines.settings import EngineSettings, check_settings
 from aps_deploy.runtimes.tensorrt.log import ToolkitLog
+from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
+from tests.export.engines.toys import toy
 
 # As TensorRT-RTX 1.7 writes it, shortened.
 LISTING = "\n".join(
@@ -80,3 +83,14 @@ def test_energies_are_float32_and_sums_are_integers_in_a_half_precision_engine(h
     energy = makers["energy/ReduceSumSquare"]
     assert "fp32" in energy.outputs and "fp16" not in energy.outputs
     assert makers["better_1/Greater"].inputs == ("int64",)
+
+
+def test_one_pass_sums_in_one_kernel(half_engine: BuiltEngine, rtx: Toolkit) -> None:
+    settings = check_settings(EngineSettings("trt-rtx"), rtx)
+    engine = build_engine(toy("fp16", "one-pass").SerializeToString(), settings, rtx)
+    makers = {node.partition("/")[0]: kernel for kernel in engine.kernels for node in kernel.nodes}
+    sums = makers["wide_digits"]
+    assert sums is makers["terms"] and "digit_sums/ReduceSum" in sums.nodes
+    assert sums.inputs == ("fp16",) and sums.outputs == ("int64",)
+    # The other body reduces three times.
+    assert num_kernels(engine.kernels) <= num_kernels(half_engine.kernels) - 2

@@ -20,7 +20,7 @@ from tests.export.support import full_model, short_model, traced
 
 pytestmark = pytest.mark.slow
 
-# Kernels of one exact selection in TensorRT-RTX 1.7: energies, their maximum, the scaled sums. The comparisons and the
+# Kernels of one exact selection in TensorRT-RTX 1.7 in the `where` form: energies, their maximum, the scaled sums. The comparisons and the
 # strided slices go into the kernel of the next padding.
 KERNELS_OF_A_SELECTION = 3
 
@@ -60,8 +60,24 @@ def test_kernels_that_selections_add_to_a_blurred_network(
     assert num_kernels(selecting) <= num_kernels(blurred) + len(added)
 
 
-def _short_onnx(name: str, precision: Literal["fp16", "fp32"]) -> onnx.ModelProto:
+@pytest.mark.parametrize("precision", ["fp16", "fp32"])
+def test_one_pass_adds_a_kernel_for_each_selection_and_one_for_the_indices(
+    precision: Literal["fp16", "fp32"], rtx: Toolkit, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """The whole networks at their usual size, all with exact pooling; the lists are printed."""
+    kernels = {}
+    for name in ("resnet18", "resnet18_lpf3", "resnet18_aps3"):
+        model, graph = traced(name, 224, 224)
+        engine = _build(finish_onnx(in_precision(graph, precision, None), "one-pass"), rtx)
+        kernels[name] = num_kernels(engine.kernels)
+        with capsys.disabled():
+            print(f"\n{name} {precision}: {kernels[name]} kernels")
+            print("\n".join(_lines(engine.kernels)))
+    assert kernels["resnet18"] < kernels["resnet18_lpf3"]
+    assert kernels["resnet18_aps3"] <= kernels["resnet18_lpf3"] + len(model.selection_layers) + 1
 
+
+def _short_onnx(name: str, precision: Literal["fp16", "fp32"]) -> onnx.ModelProto:
     _, graph = traced(name, 64, 64, short=True)
     return finish_onnx(in_precision(graph, precision, None), "where")
 

@@ -68,7 +68,7 @@ def feeds_of(model: onnx.ModelProto, stride: int, filter_size: int) -> dict[str,
 def test_kernels_compute_what_the_bodies_say(criterion: str, stride: int, filter_size: int | None) -> None:
     blurred, choice = filter_size is not None, Choice(criterion, "exact", stride)
     for function in (
-        index_function(choice, opset=OPSET, blurred=blurred),
+        index_function(choice, form="where", opset=OPSET, blurred=blurred),
         select_function(choice, form="where", opset=OPSET, blurred=blurred),
         take_function(stride, form="where", opset=OPSET, blurred=blurred),
     ):
