@@ -21,21 +21,29 @@ import numpy as np
 import onnx
 
 from aps_deploy.export.body_writer import BodyWriter
+from aps_deploy.export.limbs import (
+    QUANTISED_BITS,
+    limb_bits,
+    num_limbs,
+    write_limb_chain,
+    write_limb_sums,
+    write_limb_total,
+)
 from aps_deploy.export.one_pass import write_one_pass_scores
-from aps_deploy.export.op_names import Choice, blurred_op, index_op, select_op, take_op
+from aps_deploy.export.op_names import Choice, blurred_op, exact_mean_op, index_op, select_op, take_op
 
 # `gather` differs from `where` in how it takes, `one-pass` in that and in how it sums.
 BodyForm = Literal["where", "gather", "one-pass"]
 
-# The value inside an index body that holds the (N, s*s) scores; the exporter looks for it after inlining.
+# The value inside an index body that holds the (N, s*s) scores, or sums of limbs that make them up; the exporter looks
+# for it after inlining.
 SCORES = "polyphase_scores"
-EXACT_MEAN_OP = "ExactMean"
 NODE_ATTRIBUTES = ("plugin_namespace", "plugin_version", "stride")
 # Of the blurred operators only: what circular padding adds, as `Pad` takes it (8 integers), and the groups of the blur.
 PADS_ATTRIBUTE, CHANNELS_ATTRIBUTE = "pads", "channels"
 
 _FLOAT32_MAX = float(np.finfo(np.float32).max)
-_QUANTISED_MAX = 2.0**30
+_QUANTISED_MAX = 2.0**QUANTISED_BITS
 _SCALE_FLOOR = 2.0**-90
 # A slice end beyond every map; TensorRT keeps shapes in 32 bits in places, so not the largest int64.
 _LAST = np.iinfo(np.int32).max
@@ -43,33 +51,40 @@ _LAST = np.iinfo(np.int32).max
 
 def index_function(choice: Choice, *, form: BodyForm, opset: int, blurred: bool = False) -> onnx.FunctionProto:
     """Return ``PolyphaseIndex_*``: X (N, C, H, W) -> I (N,) int64; with ``blurred``, ``BlurredIndex_*``: X, K -> I."""
-    writer = BodyWriter(["I"])
+    writer = BodyWriter(["I"], opset=opset, index_dtype=_index_dtype(choice.limb_bits is not None))
     _write_index(writer, choice, form, _write_map(writer, blurred))
-    return _function(writer, index_op(choice), blurred, [], opset)
+    return _function(writer, index_op(choice), blurred, [])
 
 
-def take_function(stride: int, *, form: BodyForm, opset: int, blurred: bool = False) -> onnx.FunctionProto:
-    """Return ``PolyphaseTake``: X (N, C, H, W), I (N,) -> Y (N, C, H/s, W/s); or ``BlurredTake``: X, K, I -> Y."""
-    writer = BodyWriter(["Y"])
+def take_function(
+    stride: int, *, form: BodyForm, opset: int, blurred: bool = False, narrow: bool = False
+) -> onnx.FunctionProto:
+    """Return ``PolyphaseTake``: X (N, C, H, W), I (N,) -> Y (N, C, H/s, W/s); or ``BlurredTake``: X, K, I -> Y.
+
+    With ``narrow`` I is int32, which the form ``gather`` cannot take: ONNX has ``GatherND`` for int64 only.
+    """
+    writer = BodyWriter(["Y"], opset=opset, index_dtype=_index_dtype(narrow))
     _write_take(writer, stride, form, _write_map(writer, blurred))
-    return _function(writer, take_op(stride), blurred, ["I"], opset)
+    return _function(writer, take_op(stride, narrow=narrow), blurred, ["I"])
 
 
 def select_function(choice: Choice, *, form: BodyForm, opset: int, blurred: bool = False) -> onnx.FunctionProto:
     """Return ``PolyphaseSelect_*``: X (N, C, H, W) -> Y (N, C, H/s, W/s), I (N,); or ``BlurredSelect_*``: X, K."""
-    writer = BodyWriter(["Y", "I"])
+    writer = BodyWriter(["Y", "I"], opset=opset, index_dtype=_index_dtype(choice.limb_bits is not None))
     source = _write_map(writer, blurred)
     _write_index(writer, choice, form, source)
     _write_take(writer, choice.stride, form, source)
-    return _function(writer, select_op(choice), blurred, [], opset)
+    return _function(writer, select_op(choice), blurred, [])
 
 
-def _function(
-    writer: BodyWriter, op_type: str, blurred: bool, further_inputs: list[str], opset: int
-) -> onnx.FunctionProto:
+def _index_dtype(narrow: bool) -> type[np.int32] | type[np.int64]:
+    return np.int32 if narrow else np.int64
+
+
+def _function(writer: BodyWriter, op_type: str, blurred: bool, further_inputs: list[str]) -> onnx.FunctionProto:
     inputs = ["X", "K", *further_inputs] if blurred else ["X", *further_inputs]
     attributes = (*NODE_ATTRIBUTES, PADS_ATTRIBUTE, CHANNELS_ATTRIBUTE) if blurred else NODE_ATTRIBUTES
-    return writer.function(blurred_op(op_type) if blurred else op_type, inputs, opset=opset, attributes=attributes)
+    return writer.function(blurred_op(op_type) if blurred else op_type, inputs, attributes=attributes)
 
 
 def _write_map(writer: BodyWriter, blurred: bool) -> str:
@@ -81,39 +96,34 @@ def _write_map(writer: BodyWriter, blurred: bool) -> str:
     return writer.op("Conv", [padded, "K"], "blurred", references={"group": CHANNELS_ATTRIBUTE})
 
 
-def exact_mean_function(size: tuple[int, int] | None, *, opset: int) -> onnx.FunctionProto:
+def exact_mean_function(size: tuple[int, int] | None, *, opset: int, narrow: bool = False) -> onnx.FunctionProto:
     """Return ``ExactMean_HxW``: X (N, C, H, W) float32 -> Y (N, C), equal bits wherever the map is rolled to.
 
     Args:
         size: (H, W); None writes ``ExactMean``, which takes maps of any size and counts their pixels when it runs.
         opset: Version of the standard operators.
+        narrow: Add up in 32-bit whole numbers, see `limbs`; the bits are the same. Maps of one size only.
     """
-    writer = BodyWriter(["Y"])
-    over_map = writer.integers(2, 3)
+    writer = BodyWriter(["Y"], opset=opset)
     magnitude = writer.op("Abs", ["X"], "magnitude")
-    peak, finite, _ = _finite_peak(writer, magnitude, over_map)
+    peak, finite, _ = _finite_peak(writer, magnitude, (2, 3))
     clean = writer.op("Where", [finite, "X", writer.real(0.0)], "clean")
     bounded = writer.op("Max", [peak, writer.real(_SCALE_FLOOR)], "bounded_peak")
-    total = writer.op("ReduceSum", [_quantise(writer, clean, bounded), over_map], "total", keepdims=1)
-    total32 = writer.op("Cast", [total], "total32", to=onnx.TensorProto.FLOAT)
+    total32 = _write_total(writer, _scale(writer, clean, bounded), size if narrow else None)
     unit = writer.op("Mul", [bounded, writer.real(1.0 / _QUANTISED_MAX)], "unit")
     real_total = writer.op("Mul", [total32, unit], "real_total")
     mean = writer.op("Div", [real_total, _num_pixels(writer, size)], "mean")
     marked = writer.op("Where", [finite, mean, writer.real(float("nan"))], "marked_mean")
-    writer.op("Squeeze", [marked, over_map], "Y")
-    return writer.function(exact_mean_op(size), ["X"], opset=opset)
+    writer.op("Squeeze", [marked, writer.integers(2, 3)], "Y")
+    return writer.function(exact_mean_op(size, narrow=narrow), ["X"])
 
 
-def exact_mean_op(size: tuple[int, int] | None) -> str:
-    """Return the type of the pooling operator for maps of one (H, W), whose body divides by a constant, or of any."""
-    return EXACT_MEAN_OP if size is None else f"{EXACT_MEAN_OP}_{size[0]}x{size[1]}"
-
-
-def exact_mean_size(op_type: str) -> tuple[int, int] | None:
-    """Return the (H, W) in the type of a pooling operator; None where it takes any."""
-    _, _, size = op_type.partition("_")
-    height, _, width = size.partition("x")
-    return (int(height), int(width)) if size else None
+def _write_total(writer: BodyWriter, rounded: str, narrow_size: tuple[int, int] | None) -> str:
+    """Write the sum of whole numbers over a map as float32, rounded once; in 32 bits where the map's size is given."""
+    if narrow_size is not None:
+        return write_limb_total(writer, rounded, limb_bits(narrow_size[0] * narrow_size[1]))
+    total = writer.reduce("ReduceSum", _whole64(writer, rounded), (2, 3), "total", keepdims=1)
+    return writer.op("Cast", [total], "total32", to=onnx.TensorProto.FLOAT)
 
 
 def _num_pixels(writer: BodyWriter, size: tuple[int, int] | None) -> str:
@@ -138,41 +148,47 @@ def _write_index(writer: BodyWriter, choice: Choice, form: BodyForm, source: str
     else:
         scores = _sum_scores(writer, choice, values)
     by_component = [dy * choice.stride + dx for dx in range(choice.stride) for dy in range(choice.stride)]
-    ordered = writer.op("Gather", [scores, writer.integers(*by_component)], SCORES, axis=1)
-    _write_chain(writer, ordered, choice)
+    if choice.limb_bits is None or not choice.has_sums:
+        ordered = writer.op("Gather", [scores, writer.index(*by_component)], SCORES, axis=1)
+        _write_chain(writer, ordered, choice)
+    else:
+        number = num_limbs(choice.limb_bits)
+        by_limb = [limb * len(by_component) + column for limb in range(number) for column in by_component]
+        ordered = writer.op("Gather", [scores, writer.index(*by_limb)], SCORES, axis=1)
+        write_limb_chain(writer, ordered, choice)
 
 
 def _sum_scores(writer: BodyWriter, choice: Choice, values: str) -> str:
     energy = _channel_sum(writer, choice, values)
-    peak, finite, bounded_energy = _finite_peak(writer, energy, writer.integers(1, 2, 3))
+    peak, finite, bounded_energy = _finite_peak(writer, energy, (1, 2, 3))
     clean = writer.op("Where", [finite, bounded_energy, writer.real(0.0)], "clean_energy")
     bounded_peak = writer.op("Max", [peak, writer.real(_SCALE_FLOOR)], "bounded_peak")
     components = writer.op("SpaceToDepth", [clean], "components", blocksize=choice.stride)
-    quantised = _quantise(writer, components, bounded_peak)
-    return writer.op("ReduceSum", [quantised, writer.integers(2, 3)], "component_sums", keepdims=0)
+    rounded = _scale(writer, components, bounded_peak)
+    if choice.limb_bits is not None:
+        return write_limb_sums(writer, rounded, choice.limb_bits, keepdims=0)
+    return writer.reduce("ReduceSum", _whole64(writer, rounded), (2, 3), "component_sums", keepdims=0)
 
 
 def _peak_scores(writer: BodyWriter, choice: Choice, values: str) -> str:
-    over_channels = writer.integers(1)
     magnitude = writer.op("Abs", [values], "magnitude")
-    _, finite, bounded = _finite_peak(writer, magnitude, writer.integers(1, 2, 3))
+    _, finite, bounded = _finite_peak(writer, magnitude, (1, 2, 3))
     source = bounded if choice.criterion == "linf" else values
-    highest = writer.op("ReduceMax", [source, over_channels], "highest", keepdims=1)
+    highest = writer.reduce("ReduceMax", source, (1,), "highest", keepdims=1)
     # Cleaned after the reduction: what a NaN did to it no longer matters, and the map is C times smaller.
     clean = writer.op("Where", [finite, highest, writer.real(0.0)], "clean_highest")
     components = writer.op("SpaceToDepth", [clean], "components", blocksize=choice.stride)
-    return writer.op("ReduceMax", [components, writer.integers(2, 3)], "component_peaks", keepdims=0)
+    return writer.reduce("ReduceMax", components, (2, 3), "component_peaks", keepdims=0)
 
 
 def _norm_scores(writer: BodyWriter, choice: Choice, values: str) -> str:
-    over_maps = writer.integers(2, 3)
     components = writer.op(
         "SpaceToDepth", [_channel_sum(writer, choice, values)], "components", blocksize=choice.stride
     )
-    norms = writer.op("ReduceSum", [components, over_maps], "component_sums", keepdims=0)
+    norms = writer.reduce("ReduceSum", components, (2, 3), "component_sums", keepdims=0)
     if choice.criterion.startswith("l2"):
         norms = writer.op("Sqrt", [norms], "norms")
-    _, finite, _ = _finite_peak(writer, norms, writer.integers(1))
+    _, finite, _ = _finite_peak(writer, norms, (1,))
     return writer.op("Where", [finite, norms, writer.real(0.0)], "clean_norms")
 
 
@@ -180,33 +196,37 @@ def _channel_sum(writer: BodyWriter, choice: Choice, values: str) -> str:
     # Not ReduceSum of Abs: in ONNX Runtime 1.31 its fast paths add in an order that depends on the batch (79 of 150
     # random shapes) and on the number of threads (13 of 150). ReduceSumSquare and ReduceL1 did so for none.
     reduction = "ReduceL1" if choice.criterion.startswith("l1") else "ReduceSumSquare"
-    return writer.op(reduction, [values, writer.integers(1)], "energy", keepdims=1)
+    return writer.reduce(reduction, values, (1,), "energy", keepdims=1)
 
 
-def _finite_peak(writer: BodyWriter, magnitude: str, axes: str) -> tuple[str, str, str]:
+def _finite_peak(writer: BodyWriter, magnitude: str, axes: tuple[int, ...]) -> tuple[str, str, str]:
     """Write the largest magnitude; return it, whether all values are finite, and the values with NaN as infinity."""
     largest = writer.real(_FLOAT32_MAX)
     is_number = writer.op("LessOrEqual", [magnitude, largest], "is_number")
     bounded = writer.op("Where", [is_number, magnitude, writer.real(float("inf"))], "bounded")
-    peak = writer.op("ReduceMax", [bounded, axes], "peak", keepdims=1)
+    peak = writer.reduce("ReduceMax", bounded, axes, "peak", keepdims=1)
     return peak, writer.op("LessOrEqual", [peak, largest], "finite"), bounded
 
 
-def _quantise(writer: BodyWriter, values: str, bounded_peak: str) -> str:
+def _scale(writer: BodyWriter, values: str, bounded_peak: str) -> str:
+    """Write the values on the scale on which the peak is 2**30, rounded to whole numbers, still as float32."""
     scale = writer.op("Div", [writer.real(_QUANTISED_MAX), bounded_peak], "scale")
-    rounded = writer.op("Round", [writer.op("Mul", [values, scale], "scaled")], "rounded")
+    return writer.op("Round", [writer.op("Mul", [values, scale], "scaled")], "rounded")
+
+
+def _whole64(writer: BodyWriter, rounded: str) -> str:
     return writer.op("Cast", [rounded], "quantised", to=onnx.TensorProto.INT64)
 
 
 def _write_chain(writer: BodyWriter, scores: str, choice: Choice) -> None:
     number = choice.stride**2
     comparison = "Less" if choice.criterion.endswith("_min") else "Greater"
-    candidates = writer.multi("Split", [scores], [f"score_{k}" for k in range(number)], axis=1, num_outputs=number)
-    best, index = candidates[0], writer.integers(0)
+    candidates = writer.split(scores, [f"score_{k}" for k in range(number)], axis=1)
+    best, index = candidates[0], writer.index(0)
     for k, candidate in enumerate(candidates[1:], start=1):
         # Strictly better, so that a tie stays with the lower index.
         better = writer.op(comparison, [candidate, best], f"better_{k}")
-        index = writer.op("Where", [better, writer.integers(k), index], f"index_{k}")
+        index = writer.op("Where", [better, writer.index(k), index], f"index_{k}")
         if k < number - 1:
             best = writer.op("Where", [better, candidate, best], f"best_{k}")
     writer.op("Squeeze", [index, writer.integers(1)], "I")
@@ -231,7 +251,7 @@ def _component(writer: BodyWriter, source: str, stride: int, dy: int, dx: int) -
 def _blend(writer: BodyWriter, source: str, stride: int) -> None:
     # Rows first: a row is copied in one piece, and what must be copied pixel by pixel after it is s times smaller.
     index = writer.op("Unsqueeze", ["I", writer.integers(1, 2, 3)], "taken")
-    number = writer.integers(stride, scalar=True)
+    number = writer.index(stride, scalar=True)
     row = writer.op("Mod", [index, number], "taken_row")
     column = writer.op("Div", [index, number], "taken_column")
     rows = _blend_lines(writer, source, stride, row, axis=2, name="rows", result="rows")
@@ -255,7 +275,7 @@ def _blend_lines(writer: BodyWriter, source: str, stride: int, first: str, *, ax
     parts = [writer.op("Slice", [source, writer.integers(k), *bounds], f"{name}_from_{k}") for k in range(stride)]
     taken = parts[0]
     for k, part in enumerate(parts[1:], start=1):
-        is_first = writer.op("Equal", [first, writer.integers(k, scalar=True)], f"is_{name}_from_{k}")
+        is_first = writer.op("Equal", [first, writer.index(k, scalar=True)], f"is_{name}_from_{k}")
         taken = writer.op("Where", [is_first, part, taken], result if k == stride - 1 else f"blend_of_{name}_{k}")
     return taken
 

@@ -19,15 +19,23 @@ from aps_deploy.export.op_names import DOMAIN
 PREFIX = "aps__"
 
 
+# From this version on reductions take their axes as an input and a split says how many parts it makes.
+_AXES_AS_INPUT = 18
+
+
 class BodyWriter:
     """Collects nodes; each method returns the name of the value it made.
 
     Args:
         results: Names of the function's outputs; a value of one of these names keeps it, every other gets a prefix.
+        opset: Version of the standard operators.
+        index_dtype: Of indices and of the constants that they are computed with.
     """
 
-    def __init__(self, results: Sequence[str]) -> None:
+    def __init__(self, results: Sequence[str], *, opset: int, index_dtype: type[np.integer[Any]] = np.int64) -> None:
         self._results = tuple(results)
+        self._opset = opset
+        self._index_dtype = index_dtype
         self._nodes: list[onnx.NodeProto] = []
         self._constants: dict[tuple[str, tuple[int, ...], bytes], str] = {}
 
@@ -61,9 +69,28 @@ class BodyWriter:
         self._nodes.append(helper.make_node(op_type, list(inputs), outputs, **attributes))
         return outputs
 
+    def reduce(self, op_type: str, value: str, axes: Sequence[int], name: str, *, keepdims: int) -> str:
+        """Add a reduction of ``value`` over ``axes``."""
+        if op_type == "ReduceSum" or self._opset >= _AXES_AS_INPUT:  # ReduceSum alone since version 13
+            return self.op(op_type, [value, self.integers(*axes)], name, keepdims=keepdims)
+        return self.op(op_type, [value], name, axes=list(axes), keepdims=keepdims)
+
+    def split(self, value: str, names: Sequence[str], *, axis: int) -> list[str]:
+        """Add a split of ``value`` into equal parts."""
+        number = {"num_outputs": len(names)} if self._opset >= _AXES_AS_INPUT else {}
+        return self.multi("Split", [value], names, axis=axis, **number)
+
     def integers(self, *values: int, scalar: bool = False) -> str:
-        """Return an int64 constant, one-dimensional unless ``scalar``; equal constants are written once."""
+        """Return an int64 constant such as axes, one-dimensional unless ``scalar``; equal constants are written once."""
         return self.array(np.asarray(values[0] if scalar else values, dtype=np.int64))
+
+    def index(self, *values: int, scalar: bool = False) -> str:
+        """Return a constant of the type of indices, one-dimensional unless ``scalar``."""
+        return self.array(np.asarray(values[0] if scalar else values, dtype=self._index_dtype))
+
+    def whole32(self, value: int) -> str:
+        """Return an int32 scalar constant."""
+        return self.array(np.asarray(value, dtype=np.int32))
 
     def real(self, value: float) -> str:
         """Return a float32 scalar constant."""
@@ -78,9 +105,7 @@ class BodyWriter:
             self._constants[key] = self.op("Constant", [], name, value=tensor)
         return self._constants[key]
 
-    def function(
-        self, op_type: str, inputs: Sequence[str], *, opset: int, attributes: Sequence[str] = ()
-    ) -> onnx.FunctionProto:
+    def function(self, op_type: str, inputs: Sequence[str], *, attributes: Sequence[str] = ()) -> onnx.FunctionProto:
         """Return the function holding the nodes written so far."""
         return helper.make_function(
             DOMAIN,
@@ -88,6 +113,6 @@ class BodyWriter:
             list(inputs),
             list(self._results),
             self._nodes,
-            [helper.make_opsetid("", opset)],
+            [helper.make_opsetid("", self._opset)],
             attributes=list(attributes),
         )

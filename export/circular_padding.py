@@ -17,7 +17,8 @@ from aps_deploy.errors import known_name
 CircularPadding = Literal["wrap", "concat"]
 CIRCULAR_PADDINGS: tuple[CircularPadding, ...] = get_args(CircularPadding)
 
-_END = np.iinfo(np.int64).max
+# Beyond every map; not the largest int64, because TensorRT before 10 has no numbers of more than 32 bits.
+_END = np.iinfo(np.int32).max
 
 
 def resolve_circular_padding(name: str) -> CircularPadding:

@@ -12,6 +12,7 @@ import typer
 
 from aps_deploy import options
 from aps_deploy.console import progress_line
+from aps_deploy.errors import InputError
 from aps_deploy.export import options as export_options
 
 
@@ -29,6 +30,7 @@ def export(
     image_size: export_options.ImageSize = None,
     dynamic_size: export_options.DynamicSize = False,
     opset: export_options.Opset = None,
+    target: export_options.Target = "current",
     min_batch: export_options.MinBatch = None,
     opt_batch: export_options.OptBatch = None,
     max_batch: export_options.MaxBatch = None,
@@ -54,6 +56,14 @@ def export(
     given["keep_fp32"] = keep_fp32 or ()
     if polyphase is None:
         del given["polyphase"]  # which form is best depends on what is made of it
+    if target == "tensorrt-8":
+        why = "--target tensorrt-8 decides how the file is written"
+        options.refuse_given(context, why, export_options.OF_LEGACY)
+        if engine != "onnx":
+            raise InputError(
+                f"--target tensorrt-8 writes an ONNX file for TensorRT 8.5 to 9, which compile it on the device, and "
+                f"--engine {engine} compiles for newer ones; leave one of the two out."
+            )
     if engine == "onnx":
         of_onnx = (*export_options.OF_EVERY_EXPORT, *export_options.OF_ONNX)
         options.refuse_others(context, "--engine onnx compiles nothing", of_onnx)

@@ -10,8 +10,7 @@ from __future__ import annotations
 import onnx
 
 from aps_deploy.errors import ApsError
-from aps_deploy.export.bodies import EXACT_MEAN_OP, exact_mean_op
-from aps_deploy.export.op_names import DOMAIN
+from aps_deploy.export.op_names import DOMAIN, EXACT_MEAN_OP, exact_mean_op
 
 HEIGHT_NAME, WIDTH_NAME = "height", "width"
 

@@ -22,7 +22,17 @@ from aps_deploy.export import bodies
 from aps_deploy.export.blurs import with_blurs
 from aps_deploy.export.body_writer import PREFIX
 from aps_deploy.export.graph_edits import name_nodes, rename_values, share_constants
-from aps_deploy.export.op_names import DOMAIN, DOMAIN_VERSION, choice_of, is_blurred, is_choosing_only, take_stride_of
+from aps_deploy.export.op_names import (
+    DOMAIN,
+    DOMAIN_VERSION,
+    EXACT_MEAN_OP,
+    choice_of,
+    exact_mean_size,
+    is_blurred,
+    is_choosing_only,
+    is_narrow,
+    take_stride_of,
+)
 
 INDICES_NAME = "polyphase_indices"
 _SCORES_PATTERN = re.compile(rf"{PREFIX}{bodies.SCORES}__\d+|.*/{bodies.SCORES}(_\d+)?")
@@ -48,7 +58,7 @@ def apply_form(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto:
     proto = attach_bodies(with_blurs(traced) if form == "custom-op" else traced, form)
     opset = _opset_of(proto)
     if form == "custom-op":
-        pooling = [(f.domain, f.name) for f in proto.functions if f.name.startswith(bodies.EXACT_MEAN_OP)]
+        pooling = [(f.domain, f.name) for f in proto.functions if f.name.startswith(EXACT_MEAN_OP)]
         proto = onnx.inliner.inline_selected_functions(proto, pooling) if pooling else proto
     else:
         proto = onnx.inliner.inline_local_functions(proto)
@@ -81,8 +91,8 @@ def _body_of(op_type: str, form: bodies.BodyForm, opset: int) -> onnx.FunctionPr
     if choice is not None:
         return bodies.select_function(choice, form=form, opset=opset, blurred=blurred)
     if stride is not None:
-        return bodies.take_function(stride, form=form, opset=opset, blurred=blurred)
-    return bodies.exact_mean_function(bodies.exact_mean_size(op_type), opset=opset)
+        return bodies.take_function(stride, form=form, opset=opset, blurred=blurred, narrow=is_narrow(op_type))
+    return bodies.exact_mean_function(exact_mean_size(op_type), opset=opset, narrow=is_narrow(op_type))
 
 
 def _declare_domains(proto: onnx.ModelProto, opset: int) -> None:

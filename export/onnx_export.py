@@ -6,7 +6,7 @@ import dataclasses
 import hashlib
 import json
 import os
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 import onnx
 import torch
@@ -20,8 +20,17 @@ from aps_deploy.export.dynamic_size import with_dynamic_size
 from aps_deploy.export.forms import PolyphaseForm, apply_form, inlined, resolve_form, selection_values
 from aps_deploy.export.graph_edits import drop_traces, merge_selects, name_nodes, name_operator_values
 from aps_deploy.export.kept_layers import check_kept, kept_layers
+from aps_deploy.export.narrow_integers import limb_bits_of_selections, with_narrow_integers
 from aps_deploy.export.precisions import Precision, in_half_precision, resolve_opset, resolve_precision
 from aps_deploy.export.quantisation import CalibrationMethod, quantised
+from aps_deploy.export.tensorrt8 import (
+    LEGACY_OPSET,
+    Target,
+    check_operators,
+    check_target_options,
+    in_legacy_opset,
+    resolve_target,
+)
 from aps_deploy.export.tracing import trace
 from aps_deploy.files import atomic_path
 from aps_deploy.models import SelectingNetwork, load_checkpoint
@@ -47,6 +56,7 @@ def export_onnx(
     circular_padding: CircularPadding | str = "wrap",
     keep_fp32: Sequence[str] = (),
     dynamic_size: bool = False,
+    target: Target | str = "current",
 ) -> Artifact:
     """Write ``model`` as an ONNX file with a JSON document beside it.
 
@@ -74,15 +84,19 @@ def export_onnx(
         keep_fp32: names or patterns of convolutions that stay float32 in another precision, see `kept_layers`; the file
             declares them.
         dynamic_size: Leave height and width open; images are still prepared in ``image_size``.
+        target: ``tensorrt-8`` writes what the parser of TensorRT 8.5 to 9 reads, see `tensorrt8`: opset 17, circular
+            padding as ``concat``, ``polyphase_indices`` in int32, and the same numbers.
 
     Raises:
         InputError: an option, a size or a path that cannot be used.
-        ApsError: the disk is full, the folder cannot be written, or a weight is too large for the precision.
+        ApsError: the disk is full, the folder cannot be written, a weight is too large for the precision, or the target
+            lacks an operator of the network.
     """
-    target = checked_target(path, ".onnx")
+    file = checked_target(path, ".onnx")
     form, kind = resolve_form(polyphase), resolve_precision(precision)
     padding = resolve_circular_padding(circular_padding)
-    version = resolve_opset(opset, kind)
+    is_legacy = _is_legacy(target, form, kind, opset, dynamic_size)
+    version = resolve_opset(None if is_legacy else opset, kind)
     check_request(kind, calibration, calibration_method)
     check_kept(kind, keep_fp32)
     _check_parameters(model)
@@ -93,10 +107,17 @@ def export_onnx(
         calibrated = load_calibration(calibration, calibration_method, preprocessing, height=height, width=width)
     traced = trace_onnx(model, height=height, width=width, opset=version)
     kept = kept_layers(traced.graph, keep_fp32)
+    limb_bits: dict[str, int] = {}
+    if is_legacy:
+        traced, version, padding = with_narrow_integers(traced), LEGACY_OPSET, "concat"
+        limb_bits = limb_bits_of_selections(traced)
     narrowed = in_precision(traced, kind, calibrated, kept)
-    proto = finish_onnx(with_dynamic_size(narrowed) if dynamic_size else narrowed, form, padding)
+    if is_legacy:
+        proto = finish_for_tensorrt8(narrowed)
+    else:
+        proto = finish_onnx(with_dynamic_size(narrowed) if dynamic_size else narrowed, form, padding)
     metadata = dataclasses.replace(
-        _describe(model, proto, form),
+        _describe(model, proto, form, limb_bits),
         precision=kind,
         preprocessing=preprocessing,
         kept_fp32=kept,
@@ -109,18 +130,19 @@ def export_onnx(
         "dynamic_size": dynamic_size,
         "opset": version,
         "circular_padding": padding,
+        "target": target,
     }
     proto.metadata_props.add(key=METADATA_KEY, value=json.dumps(document, ensure_ascii=False, allow_nan=False))
     content = _checked_bytes(proto)
     digest = hashlib.sha256(content).hexdigest()
     found = count_precisions(layer_precisions(inlined(proto)))
-    beside = sidecar_document(target, digest, document, found)
+    beside = sidecar_document(file, digest, document, found)
     text = json.dumps(beside, indent=2, ensure_ascii=False, allow_nan=False)
-    with atomic_path(sidecar_path(target)) as sidecar, atomic_path(target) as temporary:
+    with atomic_path(sidecar_path(file)) as sidecar, atomic_path(file) as temporary:
         temporary.write_bytes(content)
         sidecar.write_text(text + "\n", encoding="utf-8")
     warnings = () if calibrated is None else calibrated.warnings
-    return Artifact(target, sidecar_path(target), digest, metadata, warnings)
+    return Artifact(file, sidecar_path(file), digest, metadata, warnings)
 
 
 def export_checkpoint(
@@ -136,6 +158,7 @@ def export_checkpoint(
     circular_padding: CircularPadding | str = "wrap",
     keep_fp32: Sequence[str] = (),
     dynamic_size: bool = False,
+    target: Target | str = "current",
 ) -> Artifact:
     """Write the network of a checkpoint, or of a packaged name, as an ONNX file; see `export_onnx`.
 
@@ -151,16 +174,18 @@ def export_checkpoint(
         circular_padding: How circular padding is written.
         keep_fp32: Layers that stay float32.
         dynamic_size: Leave height and width open.
+        target: What the file is written for.
 
     Raises:
         InputError: as in `export_onnx`, or the checkpoint cannot be read.
         ApsError: as in `export_onnx`.
     """
     checked_target(path, ".onnx")
-    resolve_form(polyphase)
+    form, kind = resolve_form(polyphase), resolve_precision(precision)
     resolve_circular_padding(circular_padding)
     # Said before the checkpoint is read, which imports and builds a network.
-    resolve_opset(opset, resolve_precision(precision))
+    is_legacy = _is_legacy(target, form, kind, opset, dynamic_size)
+    resolve_opset(None if is_legacy else opset, kind)
     check_request(resolve_precision(precision), calibration, calibration_method)
     check_kept(resolve_precision(precision), keep_fp32)
     model = load_checkpoint(checkpoint)
@@ -177,7 +202,17 @@ def export_checkpoint(
         circular_padding=circular_padding,
         keep_fp32=keep_fp32,
         dynamic_size=dynamic_size,
+        target=target,
     )
+
+
+def _is_legacy(
+    target: Target | str, form: PolyphaseForm, precision: Precision, opset: int | None, dynamic_size: bool
+) -> bool:
+    """Return whether a file is written for TensorRT 8, after looking whether it can be."""
+    name = resolve_target(target)
+    check_target_options(name, polyphase=form, precision=precision, opset=opset, dynamic_size=dynamic_size)
+    return name == "tensorrt-8"
 
 
 def trace_onnx(model: SelectingNetwork, *, height: int, width: int, opset: int) -> onnx.ModelProto:
@@ -232,11 +267,25 @@ def finish_onnx(
     return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
 
 
-def _describe(model: SelectingNetwork, proto: onnx.ModelProto, form: PolyphaseForm) -> ModelMetadata:
+def finish_for_tensorrt8(narrow: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a graph of `with_narrow_integers`, which is not changed, as the parser of TensorRT 8.5 reads it.
+
+    Raises:
+        ApsError: the network has an operator that it does not read.
+    """
+    proto = finish_onnx(in_legacy_opset(narrow), "where", "concat")
+    check_operators(proto)
+    return proto
+
+
+def _describe(
+    model: SelectingNetwork, proto: onnx.ModelProto, form: PolyphaseForm, limb_bits: Mapping[str, int]
+) -> ModelMetadata:
     layers = model.selection_layers
     values = selection_values(proto) if layers else []
     selections = tuple(
-        SelectionTensors(layer, index, scores) for layer, (index, scores) in zip(layers, values, strict=True)
+        SelectionTensors(layer, index, scores, limb_bits.get(index))
+        for layer, (index, scores) in zip(layers, values, strict=True)
     )
     return dataclasses.replace(ModelMetadata.from_model(model), selections=selections, polyphase=form)
 

@@ -47,6 +47,10 @@ KeepFp32 = Annotated[
     list[str] | None,
     Option("--keep-fp32", metavar="LAYER", help="Leave this layer, or pattern of layers, in float32; repeatable."),
 ]
+Target = Annotated[
+    Literal["current", "tensorrt-8"],
+    Option("--target", help="tensorrt-8: an ONNX file for TensorRT 8.5 to 9 (Jetson): opset 17, 32-bit sums."),
+]
 DynamicSize = Annotated[bool, Option("--dynamic-size", help="Leave height and width of the images open.")]
 Opset = Annotated[int | None, Option("--opset", min=20, metavar="N", help="ONNX opset [default: 20; 22 for bf16].")]
 
@@ -105,8 +109,10 @@ EngineCache = Annotated[
 
 OF_ONNX = (
     *("polyphase", "precision", "calibration", "calibration_method", "circular_padding", "keep_fp32", "image_size"),
-    *("dynamic_size", "opset"),
+    *("dynamic_size", "opset", "target"),
 )
 """Parameters that describe the ONNX file: they fit a checkpoint, and no file that is there already."""
+OF_LEGACY = ("circular_padding", "dynamic_size", "opset")
+"""Parameters of the ONNX file that ``--target tensorrt-8`` decides."""
 OF_EVERY_EXPORT = ("source", "output", "engine")
 """Parameters that fit every export; the others are an engine's."""

@@ -21,8 +21,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from aps_deploy.errors import ApsError, InputError, known_name
-from aps_deploy.export.bodies import EXACT_MEAN_OP
-from aps_deploy.export.op_names import DOMAIN
+from aps_deploy.export.op_names import DOMAIN, EXACT_MEAN_OP
 
 Precision = Literal["fp32", "fp16", "bf16", "int8"]
 PRECISIONS: tuple[Precision, ...] = get_args(Precision)

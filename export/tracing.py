@@ -17,10 +17,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from aps_deploy.export.bodies import exact_mean_op
 from aps_deploy.export.forms import INDICES_NAME
 from aps_deploy.export.graph_edits import rename_values
-from aps_deploy.export.op_names import DOMAIN, DOMAIN_VERSION, Choice, index_op, take_op
+from aps_deploy.export.op_names import DOMAIN, DOMAIN_VERSION, Choice, exact_mean_op, index_op, take_op
 from aps_deploy.models import SelectingNetwork
 from aps_deploy.polyphase import exporting
 

@@ -31,12 +31,15 @@ class SelectionTensors:
     Attributes:
         layer: module path of the selecting layer in the PyTorch model, such as ``layer2.0``.
         index: name of the (N,) int64 index value.
-        scores: name of the (N, s*s) component score value.
+        scores: name of the (N, s*s) component score value; with ``limb_bits`` of (N, limbs * s*s) whole numbers.
+        limb_bits: where sums are written in 32-bit whole numbers: a score is the sum of its limbs, the highest first
+            among the columns, each worth ``2**limb_bits`` of the next; None for scores that are one number each.
     """
 
     layer: str
     index: str
     scores: str
+    limb_bits: int | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,8 +108,11 @@ class ModelMetadata:
         document = dataclasses.asdict(dataclasses.replace(self, preprocessing=None))
         document["preprocessing"] = None if self.preprocessing is None else self.preprocessing.to_dict()
         document["arguments"] = dict(self.arguments)
-        for name in ("selection_layers", "selections", "kept_fp32"):
+        for name in ("selection_layers", "kept_fp32"):
             document[name] = list(document[name])
+        document["selections"] = [
+            {name: value for name, value in entry.items() if value is not None} for entry in document["selections"]
+        ]
         document["class_names"] = None if self.class_names is None else list(self.class_names)
         return {"metadata_version": METADATA_VERSION, **document}
 
@@ -132,7 +138,9 @@ class ModelMetadata:
             values["selection_layers"] = _names(values.get("selection_layers") or ())
             values["kept_fp32"] = _names(values.get("kept_fp32") or ())
             values["selections"] = tuple(
-                SelectionTensors(str(entry["layer"]), str(entry["index"]), str(entry["scores"]))
+                SelectionTensors(
+                    str(entry["layer"]), str(entry["index"]), str(entry["scores"]), _limb_bits(entry.get("limb_bits"))
+                )
                 for entry in values.get("selections") or ()
             )
             for name in ("size_divisor", "min_size", "total_stride", "shift_step"):
@@ -229,6 +237,10 @@ def _names(values: Any) -> tuple[str, ...]:
     if isinstance(values, str):
         raise TypeError(f"a list of names was expected, not {values!r}")
     return tuple(str(value) for value in values)
+
+
+def _limb_bits(value: Any) -> int | None:
+    return None if value is None else _positive_integer("limb_bits", value)
 
 
 def _positive_integer(name: str, value: Any) -> int:

@@ -4,7 +4,7 @@ Its ``Pad`` has no mode ``wrap``, so a file with circular padding must be export
 computes in float32 only where it is told to: on processors with bfloat16 it would take that otherwise. And its CPU
 plugin computes 64-bit whole numbers in 32 bits, where the sums of exact selection and pooling overflow (seen with
 2026.4): it runs the files of this project and gives wrong answers, which `verify` finds. Other tools' files have no
-such sums.
+such sums, and ``export --target tensorrt-8`` cuts them into parts that 32 bits hold.
 """
 
 from __future__ import annotations
@@ -86,7 +86,7 @@ def _compiled(proto: onnx.ModelProto, num_threads: int | None, name: str) -> Any
     if wrapping:
         raise InputError(
             f"{name} pads circularly by Pad of mode wrap, which OpenVINO does not have; export it again with "
-            "--circular-pad concat."
+            "--target tensorrt-8, or with --circular-pad concat where no exact sums are needed."
         )
     # OpenVINO does not read model-local functions, the bodies of the custom-op form.
     plain = onnx.inliner.inline_local_functions(proto) if proto.functions else proto

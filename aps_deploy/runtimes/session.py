@@ -136,6 +136,9 @@ class BaseSession(abc.ABC):
         logits = outputs[LOGITS]
         if logits.dtype != np.float32:
             outputs[LOGITS] = logits.astype(np.float32)
+        if INDICES in outputs and outputs[INDICES].dtype.kind in "iu":
+            # Files for runtimes without 64-bit numbers give int32.
+            outputs[INDICES] = outputs[INDICES].astype(np.int64, copy=False)
         # A file of another tool may give out a scalar or a sequence as well, which has no part for each image.
         return {name: value for name, value in outputs.items() if isinstance(value, np.ndarray) and value.ndim > 0}
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -20,6 +20,9 @@ if TYPE_CHECKING:
     import onnx
 
     from aps_deploy.runtimes.metadata import ModelMetadata
+
+# Of one pixel's energy on the scale of exact selection, however it is cut into limbs.
+_QUANTISED_BITS = 30
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,6 +108,24 @@ def measure_scores(
     with open_session(add_score_outputs(model, metadata), runtime=runtime, device=device) as session:
         outputs = run_batched(session, images, batch_size=batch_size)
     return MeasuredScores(
-        scores=tuple(outputs[entry.scores].astype(np.float64) for entry in metadata.selections),
+        scores=tuple(whole_scores(outputs[entry.scores], entry.limb_bits) for entry in metadata.selections),
         indices=outputs["polyphase_indices"],
     )
+
+
+def whole_scores(values: npt.NDArray[Any], limb_bits: int | None) -> npt.NDArray[np.float64]:
+    """Return scores (N, s*s) from what the graph holds of them: each a number, or sums of limbs that make it up.
+
+    Args:
+        values: (N, s*s), or (N, limbs * s*s) with the highest limbs of all scores first.
+        limb_bits: of the file's metadata: a limb is worth ``2**limb_bits`` of the next; None where there are none.
+    """
+    if limb_bits is None or values.ndim != 2 or values.dtype.kind not in "iu":
+        return np.asarray(values, np.float64)
+    number = -(-_QUANTISED_BITS // limb_bits)
+    if values.shape[1] % number:
+        return values.astype(np.float64)  # no such limbs; its shape says so
+    limbs = values.astype(np.int64).reshape(len(values), number, -1)
+    weights = 1 << (limb_bits * np.arange(number - 1, -1, -1))
+    # Whole numbers below 2**53, which a float64 holds.
+    return np.asarray((limbs * weights[None, :, None]).sum(axis=1), np.float64)

@@ -2,7 +2,8 @@
 
 The metadata names each selection's values. A tool that inlines functions chooses the names inside them itself, so that
 the scores of a ``custom-op`` file get other names than onnx's own inliner gives them; the index keeps its name, as an
-output of its node. From there the scores are found by their place: they are what the chain of comparisons splits.
+output of its node. From there the scores are found by their place: they are what the chain of comparisons splits, and
+where they are sums of limbs, what is split first.
 """
 
 from __future__ import annotations
@@ -36,5 +37,10 @@ def located_selections(model: onnx.ModelProto, metadata: ModelMetadata) -> Model
 def _located(graph: GraphView, entry: SelectionTensors) -> SelectionTensors:
     if graph.has_value(entry.scores):
         return entry
-    split = {node.input[0] for node in graph.upstream(entry.index, is_network) if node.op_type == "Split"}
-    return dataclasses.replace(entry, scores=split.pop()) if len(split) == 1 else entry
+    split = _split_above(graph, entry.index)
+    first = {name for name in split if not _split_above(graph, name)}
+    return dataclasses.replace(entry, scores=first.pop()) if len(first) == 1 else entry
+
+
+def _split_above(graph: GraphView, name: str) -> set[str]:
+    return {node.input[0] for node in graph.upstream(name, is_network) if node.op_type == "Split"}

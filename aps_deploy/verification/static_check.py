@@ -1,7 +1,8 @@
 """What can be read off the graph without running it: faults that a run on friendly images would not show.
 
 Upstream of every data-dependent choice (which component, which values are finite) all arithmetic must be float32,
-float64 or integer, sums over positions must be integer, and ties must have an order. What is promised
+float64 or integer (of 32 bits where it cannot overflow), sums over positions must be integer, and ties must have an
+order. What is promised
 beyond that is the reference's to say: with circular padding every pad must wrap, with exact selection sums over
 positions are integer ones, and no mean over positions may be a float one.
 """
@@ -16,6 +17,7 @@ import onnx
 from onnx import TensorProto
 
 from aps_deploy.verification.graph import GraphView, attribute, reduced_axes
+from aps_deploy.verification.integer_bounds import Int32Bounds
 
 if TYPE_CHECKING:
     from aps_deploy.runtimes.metadata import ModelMetadata
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
 Rule = Literal["selection-precision", "selection-sum", "tie-order", "selection-missing", "pooling", "padding", "opaque"]
 
 _WIDE = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.INT64, TensorProto.UINT64, TensorProto.BOOL}
+_WHOLE = {TensorProto.INT32, TensorProto.INT64}
 _FLOATS = {TensorProto.FLOAT, TensorProto.DOUBLE, TensorProto.FLOAT16, TensorProto.BFLOAT16}
 _SUMS = {"ReduceSum", "ReduceSumSquare", "ReduceMean", "ReduceL1", "ReduceL2", "ReduceLogSum", "ReduceLogSumExp"}
 _COMPARISONS = {"Greater", "GreaterOrEqual", "Less", "LessOrEqual", "Max", "Min", "ReduceMax", "ReduceMin"}
@@ -65,11 +68,12 @@ def check_graph(model: onnx.ModelProto, metadata: ModelMetadata, promised: Model
         promised: the reference's: how it selects and pads.
     """
     graph = GraphView(model)
+    bounds = Int32Bounds(graph)
     findings = [*_opaque(graph), *_missing_selections(graph, metadata, promised)]
-    findings.extend(_choices(graph, metadata, exact=_is_exact(promised)))
+    findings.extend(_choices(graph, bounds, metadata, exact=_is_exact(promised)))
     if promised.is_known:
         findings.extend(_missing_integer_sums(graph, metadata, promised))
-        findings.extend(_float_pooling(graph))
+        findings.extend(_float_pooling(graph, bounds))
         if promised.arguments.get("padding", "circular") == "circular":
             findings.extend(_padding(graph))
     return tuple(dict.fromkeys(findings))
@@ -108,9 +112,9 @@ def _missing_selections(graph: GraphView, metadata: ModelMetadata, promised: Mod
                 yield Finding("selection-missing", entry.index, "", message)
 
 
-def _choices(graph: GraphView, metadata: ModelMetadata, *, exact: bool) -> Iterator[Finding]:
+def _choices(graph: GraphView, bounds: Int32Bounds, metadata: ModelMetadata, *, exact: bool) -> Iterator[Finding]:
     for node in _selecting_nodes(graph, metadata):
-        yield from _low_precision(graph, node)
+        yield from _low_precision(graph, bounds, node)
         if node.op_type in _UNORDERED:
             yield _finding("tie-order", node, f"{node.op_type} leaves the order of ties to the runtime")
         if node.op_type in ("GreaterOrEqual", "LessOrEqual") and not any(map(graph.is_constant, node.input)):
@@ -184,21 +188,28 @@ def _is_network_quantisation(graph: GraphView, node: onnx.NodeProto) -> bool:
 
 
 def _low_precision(
-    graph: GraphView, node: onnx.NodeProto, rule: Rule = "selection-precision", what: str = "selection"
+    graph: GraphView,
+    bounds: Int32Bounds,
+    node: onnx.NodeProto,
+    rule: Rule = "selection-precision",
+    what: str = "selection",
 ) -> Iterator[Finding]:
     if node.op_type == "Cast":
         target = attribute(node, "to")
         source = graph.element_type(node.input[0])
-        if target == TensorProto.INT32 and _is_widened(graph, node):
-            return
-        if target not in _WIDE and (source in _FLOATS or source in _WIDE or not source):
+        is_narrowing = target not in _WIDE and (source in _FLOATS or source in _WIDE or not source)
+        is_whole = target == TensorProto.INT32 and (_is_rounded(graph, node) or _is_widened(graph, node))
+        if is_narrowing and not is_whole:
             yield _finding(rule, node, f"casts a value of the {what} to {_type_name(target)}")
         return
     if node.op_type not in _SUMS | _COMPARISONS | _ARITHMETIC | _UNORDERED | {"Conv"}:
         return
+    if bounds.overflows(node):
+        yield _finding(rule, node, f"{node.op_type} of the {what} works in int32, which may overflow")
+        return
     for name in (*node.input, *node.output):
         kind = graph.element_type(name)
-        if name and kind not in _WIDE:
+        if name and kind not in _WIDE and kind != TensorProto.INT32:
             shown = _type_name(kind) if kind else "an unknown type"
             yield _finding(rule, node, f"{node.op_type} of the {what} works in {shown}")
             return
@@ -210,6 +221,12 @@ def _is_widened(graph: GraphView, node: onnx.NodeProto) -> bool:
     return bool(readers) and all(
         reader.op_type == "Cast" and attribute(reader, "to") == TensorProto.INT64 for reader in readers
     )
+
+
+def _is_rounded(graph: GraphView, cast: onnx.NodeProto) -> bool:
+    """Return whether what is cast are whole numbers already, so that nothing but their size can be lost."""
+    maker = graph.maker(cast.input[0])
+    return maker is not None and maker.op_type == "Round"
 
 
 def _is_float_sum_over_positions(graph: GraphView, node: onnx.NodeProto) -> bool:
@@ -224,7 +241,7 @@ def _is_float_sum_over_positions(graph: GraphView, node: onnx.NodeProto) -> bool
 def _rounds_integers(graph: GraphView, node: onnx.NodeProto) -> bool:
     maker = graph.maker(node.input[0])
     is_sum = maker is not None and maker.op_type != "Shape"
-    return is_sum and graph.element_type(node.input[0]) == TensorProto.INT64 and attribute(node, "to") in _FLOATS
+    return is_sum and graph.element_type(node.input[0]) in _WHOLE and attribute(node, "to") in _FLOATS
 
 
 def _missing_integer_sums(graph: GraphView, metadata: ModelMetadata, promised: ModelMetadata) -> Iterator[Finding]:
@@ -238,10 +255,10 @@ def _missing_integer_sums(graph: GraphView, metadata: ModelMetadata, promised: M
 
 
 def _is_integer_sum(graph: GraphView, node: onnx.NodeProto) -> bool:
-    return node.op_type == "ReduceSum" and graph.element_type(node.input[0]) == TensorProto.INT64
+    return node.op_type == "ReduceSum" and graph.element_type(node.input[0]) in _WHOLE
 
 
-def _float_pooling(graph: GraphView) -> Iterator[Finding]:
+def _float_pooling(graph: GraphView, bounds: Int32Bounds) -> Iterator[Finding]:
     if "logits" not in graph.outputs:
         return
     pooled_exactly = False
@@ -249,7 +266,9 @@ def _float_pooling(graph: GraphView) -> Iterator[Finding]:
         if _is_integer_sum(graph, node):
             pooled_exactly = True
             for step in graph.upstream(node.output[0], is_network):
-                yield from _low_precision(graph, step, "pooling", "pooling")
+                yield from _low_precision(graph, bounds, step, "pooling", "pooling")
+        elif node.op_type in _ARITHMETIC and bounds.overflows(node):
+            yield _finding("pooling", node, f"{node.op_type} works in int32, which may overflow")
         whole_map = node.op_type in ("GlobalAveragePool", "GlobalLpPool")
         if node.op_type in _SUMS and graph.element_type(node.input[0]) in _FLOATS:
             axes = reduced_axes(graph, node)

@@ -14,8 +14,9 @@ from onnx import TensorProto, helper
 from onnx.reference import ReferenceEvaluator
 
 from aps_deploy.export import bodies
+from aps_deploy.export.limbs import num_limbs
 from aps_deploy.export.onnx_export import finish_onnx, trace_onnx
-from aps_deploy.export.op_names import Choice, select_op
+from aps_deploy.export.op_names import Choice, exact_mean_op, select_op
 from aps_deploy.models import ModelSpec, ResNet, create_model
 from aps_deploy.models.resnet import ModelOptions
 
@@ -24,9 +25,12 @@ RUNTIMES: tuple[Runtime, ...] = ("onnxruntime", "reference")
 OPSET = 20
 
 
-def select_model(choice: Choice, *, form: bodies.BodyForm = "where", dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
+def select_model(
+    choice: Choice, *, form: bodies.BodyForm = "where", dtype: int = TensorProto.FLOAT, opset: int = OPSET
+) -> onnx.ModelProto:
     """X -> (Y, I) as one custom node with its body."""
     attributes: dict[str, Any] = {"plugin_namespace": "aps", "plugin_version": "1", "stride": choice.stride}
+    index_type = TensorProto.INT64 if choice.limb_bits is None else TensorProto.INT32
     node = helper.make_node(select_op(choice), ["X"], ["Y", "I"], domain="aps", **attributes)
     graph = helper.make_graph(
         [node],
@@ -34,35 +38,36 @@ def select_model(choice: Choice, *, form: bodies.BodyForm = "where", dtype: int 
         [helper.make_tensor_value_info("X", dtype, ["N", "C", "H", "W"])],
         [
             helper.make_tensor_value_info("Y", dtype, ["N", "C", "h", "w"]),
-            helper.make_tensor_value_info("I", TensorProto.INT64, ["N"]),
+            helper.make_tensor_value_info("I", index_type, ["N"]),
         ],
     )
-    return _model(graph, bodies.select_function(choice, form=form, opset=OPSET))
+    return _model(graph, bodies.select_function(choice, form=form, opset=opset))
 
 
 def with_scores(model: onnx.ModelProto, choice: Choice) -> onnx.ModelProto:
     """The same with the (N, s*s) scores as a third output, found by the name the exporter relies on."""
     inlined = onnx.inliner.inline_local_functions(model)
-    exact_sum = choice.selection == "exact" and choice.criterion not in ("linf", "max")
-    kind = TensorProto.INT64 if exact_sum else TensorProto.FLOAT
+    whole = TensorProto.INT64 if choice.limb_bits is None else TensorProto.INT32
+    number = 1 if choice.limb_bits is None or not choice.has_sums else num_limbs(choice.limb_bits)
+    kind = whole if choice.has_sums else TensorProto.FLOAT
     name = f"aps__{bodies.SCORES}__1"
-    inlined.graph.output.append(helper.make_tensor_value_info(name, kind, ["N", choice.stride**2]))
+    inlined.graph.output.append(helper.make_tensor_value_info(name, kind, ["N", number * choice.stride**2]))
     return inlined
 
 
-def mean_model(height: int, width: int) -> onnx.ModelProto:
-    node = helper.make_node(bodies.exact_mean_op((height, width)), ["X"], ["Y"], domain="aps")
+def mean_model(height: int, width: int, *, narrow: bool = False, opset: int = OPSET) -> onnx.ModelProto:
+    node = helper.make_node(exact_mean_op((height, width), narrow=narrow), ["X"], ["Y"], domain="aps")
     graph = helper.make_graph(
         [node],
         "mean",
         [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["N", "C", height, width])],
         [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["N", "C"])],
     )
-    return _model(graph, bodies.exact_mean_function((height, width), opset=OPSET))
+    return _model(graph, bodies.exact_mean_function((height, width), opset=opset, narrow=narrow))
 
 
 def _model(graph: onnx.GraphProto, function: onnx.FunctionProto) -> onnx.ModelProto:
-    imports = [helper.make_opsetid("", OPSET), helper.make_opsetid("aps", 1)]
+    imports = [helper.make_opsetid("", function.opset_import[0].version), helper.make_opsetid("aps", 1)]
     model = helper.make_model(graph, opset_imports=imports, functions=[function], ir_version=10)
     onnx.checker.check_model(model, full_check=True)
     return model

@@ -106,6 +106,11 @@ def test_options_of_enterprise_tensorrt(calls: list[dict[str, Any]]) -> None:
         (("net.safetensors", "--tf32"), ("--engine onnx compiles nothing", "--tf32")),
         (("net.onnx", "--engine", "trt", "--precision", "fp16"), ("computes as the file says", "--precision")),
         (("net.onnx", "--engine", "trt-rtx", "--opset", "20"), ("computes as the file says", "--opset")),
+        (("net.safetensors", "--target", "tensorrt-8", "--opset", "20"), ("--target tensorrt-8 decides", "--opset")),
+        (("net.safetensors", "--target", "tensorrt-8", "--dynamic-size"), ("decides how", "--dynamic-size")),
+        (("net.safetensors", "--target", "tensorrt-8", "--circular-pad", "wrap"), ("decides how", "--circular-pad")),
+        (("net.safetensors", "--target", "tensorrt-8", "--engine", "trt"), ("8.5 to 9", "--engine trt", "leave one")),
+        (("net.onnx", "--engine", "trt-rtx", "--target", "current"), ("computes as the file says", "--target")),
         (("net.onnx", "--engine", "trt", "--compute-capability", "8.6"), ("--compute-capability does not fit",)),
         (("net.onnx", "--engine", "trt", "--profile", "1:2"), ("--profile 1:2 is no profile",)),
         (("net.onnx", "--engine", "trt", "--max-batch", "4", "--min-batch", "8"), ("8 to 4 images",)),
@@ -113,6 +118,18 @@ def test_options_of_enterprise_tensorrt(calls: list[dict[str, Any]]) -> None:
 )
 def test_options_that_do_not_fit(arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
     _one_sentence(_invoke(*arguments, "-o", "x.plan"), *words)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "words"),
+    [
+        (("--polyphase", "gather"), ("--polyphase gather", "GatherND", "--polyphase where")),
+        (("--precision", "bf16"), ("--precision bf16", "fp32, fp16, int8")),
+    ],
+)
+def test_what_tensorrt_8_does_not_have(tmp_path: Path, arguments: tuple[str, ...], words: tuple[str, ...]) -> None:
+    command = ("net.safetensors", "-o", tmp_path / "x.onnx", "--target", "tensorrt-8", "--engine", "onnx")
+    _one_sentence(_invoke(*command, *arguments), *words)
 
 
 def test_enterprise_tensorrt_that_is_not_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

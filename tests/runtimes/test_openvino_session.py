@@ -11,7 +11,9 @@ from onnx import TensorProto, helper
 
 from aps_deploy.errors import InputError
 from aps_deploy.export.circular_padding import with_concatenations
+from aps_deploy.export.onnx_export import finish_onnx
 from aps_deploy.runtimes import open_session
+from tests.export.engines.toys import legacy_toy, narrowed_toy
 from tests.runtimes.graphs import CLASS_NAMES, classifier, expected, images, make_model, save
 
 pytest.importorskip("openvino")
@@ -66,6 +68,21 @@ def test_sums_beyond_32_bits_are_wrong_and_warned_of(caplog: pytest.LogCaptureFi
         assert (session.run(large)["logits"] != 2.0**32).all()
     with open_session(model, runtime="onnxruntime", device="cpu") as session:
         np.testing.assert_array_equal(session.run(large)["logits"], 2.0**32)
+
+
+def test_sums_of_limbs_are_right_and_not_warned_of(caplog: pytest.LogCaptureFixture) -> None:
+    """The file for TensorRT 8 chooses as in ONNX Runtime, where the 64-bit sums of the other form overflow."""
+    batch = images(32, seed=5)
+    with open_session(legacy_toy(), runtime="openvino") as session:
+        narrow = session.run(batch)
+    assert "in 32 bits" not in caplog.text
+    with open_session(finish_onnx(narrowed_toy("fp32"), "where", "concat"), runtime="openvino") as session:
+        wide = session.run(batch)
+    with open_session(legacy_toy(), runtime="onnxruntime", device="cpu") as session:
+        right = session.run(batch)
+    np.testing.assert_array_equal(narrow["polyphase_indices"], right["polyphase_indices"])
+    np.testing.assert_allclose(narrow["logits"], right["logits"], rtol=1e-4, atol=1e-5)
+    assert (wide["polyphase_indices"] != right["polyphase_indices"]).any()
 
 
 def test_what_it_cannot_run_is_an_input_error(tmp_path: Path) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -56,7 +57,7 @@ def probe_model(
         raise InputError("there are no images to probe with; give at least one.")
     runtime = _runtime_of(session)
     walk = Walk(model, session.input_spec.name, runtime, num_threads)
-    scores = frozenset(entry.scores for entry in session.metadata.selections)
+    scores = {entry.scores: entry.limb_bits for entry in session.metadata.selections}
     found: dict[tuple[int | str, ...], ProbeFinding] = {}
     checked = 0
     for position, image in enumerate(images):
@@ -136,7 +137,7 @@ def _prepared(image: Images, spec: InputSpec) -> Array:
     return converted if spec.batch is None else np.repeat(converted, spec.batch, axis=0)
 
 
-def _finding(walk: Walk, failure: Failure, scores: frozenset[str]) -> ProbeFinding:
+def _finding(walk: Walk, failure: Failure, scores: Mapping[str, int | None]) -> ProbeFinding:
     kind, reason = reason_for(walk, failure, scores)
     node = walk.nodes[failure.nodes[0]]
     return ProbeFinding(

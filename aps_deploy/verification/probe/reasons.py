@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import numpy as np
 import onnx
 
 from aps_deploy.verification.graph import attribute
+from aps_deploy.verification.instrument import whole_scores
 from aps_deploy.verification.probe.result import Kind
 from aps_deploy.verification.probe.states import Array, Moving, is_spatial
 from aps_deploy.verification.probe.walking import Failure, Walk
@@ -24,13 +27,14 @@ _ROUNDING_STEPS = 64
 _STEP_OF_WIDTH = {2: 2.0**-10, 4: 2.0**-23, 8: 2.0**-52}
 
 
-def reason_for(walk: Walk, failure: Failure, scores: frozenset[str] = frozenset()) -> Reason:
+def reason_for(walk: Walk, failure: Failure, scores: Mapping[str, int | None]) -> Reason:
     """Return the kind of a failure and one sentence.
 
     Args:
         walk: in which it was found, on the same image.
         failure: the piece.
-        scores: values that hold the scores (N, K) of a selection, to recognise an exact tie.
+        scores: values that hold the scores (N, K) of a selection, to recognise an exact tie; by name, with the bits of
+            their limbs where they are written in limbs, see `SelectionTensors`.
     """
     nodes = [walk.nodes[position] for position in failure.nodes]
     if len(nodes) > 1:
@@ -57,12 +61,12 @@ def reason_for(walk: Walk, failure: Failure, scores: frozenset[str] = frozenset(
     return "other", f"{node.op_type} gives something else for the shifted map"
 
 
-def _of_region(walk: Walk, nodes: list[onnx.NodeProto], scores: frozenset[str]) -> Reason:
+def _of_region(walk: Walk, nodes: list[onnx.NodeProto], scores: Mapping[str, int | None]) -> Reason:
     if not any(_chooses(walk, node) for node in nodes):
         first = _of_pieces(nodes[0])
         return first or ("grid", f"it rearranges pixels on a fixed grid, up to {_name(nodes[-1])}")
     made = {name for node in nodes for name in node.output}
-    if any(_ties(walk.arrays[name]) for name in sorted(scores & made)):
+    if any(_ties(whole_scores(walk.arrays[name], scores[name])) for name in sorted(scores.keys() & made)):
         return "tie", "the two best components of this selection tie exactly, and no rule by index breaks a tie alike"
     sums = sorted(
         {node.op_type for node in nodes if node.op_type.startswith("Reduce") and _works_in_floats(walk, node)}

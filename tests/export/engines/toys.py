@@ -13,10 +13,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from aps_deploy.export.bodies import exact_mean_op
 from aps_deploy.export.dynamic_size import with_dynamic_size
 from aps_deploy.export.forms import PolyphaseForm, apply_form, selection_values
-from aps_deploy.export.op_names import Choice, select_op
+from aps_deploy.export.narrow_integers import with_narrow_integers
+from aps_deploy.export.onnx_export import finish_for_tensorrt8
+from aps_deploy.export.op_names import Choice, exact_mean_op, select_op
 from aps_deploy.export.precisions import in_half_precision
 from aps_deploy.export.quantisation import quantised
 from aps_deploy.runtimes.metadata import METADATA_KEY, ModelMetadata, SelectionTensors
@@ -80,11 +81,19 @@ def traced_toy(opset: int = 20) -> onnx.ModelProto:
 
 def narrowed_toy(precision: Precision) -> onnx.ModelProto:
     """The traced graph in one of the precisions."""
-    traced = traced_toy(22 if precision == "bf16" else 20)
+    return _in_precision(traced_toy(22 if precision == "bf16" else 20), precision)
+
+
+def _in_precision(traced: onnx.ModelProto, precision: Precision) -> onnx.ModelProto:
     if precision == "int8":
         images = np.random.default_rng(1).standard_normal((32, 3, SIZE, SIZE)).astype(np.float32)
         return quantised(traced, images, "minmax")
     return traced if precision == "fp32" else in_half_precision(traced, precision)
+
+
+def legacy_toy(precision: Literal["fp32", "fp16", "int8"] = "fp32") -> onnx.ModelProto:
+    """The file for TensorRT 8, in memory and without metadata."""
+    return finish_for_tensorrt8(_in_precision(with_narrow_integers(traced_toy()), precision))
 
 
 def toy(precision: Precision = "fp32", form: PolyphaseForm = "where") -> onnx.ModelProto:
