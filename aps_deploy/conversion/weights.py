@@ -128,7 +128,9 @@ def _classifier_path(model: nn.Module) -> str:
 def _load(model: nn.Module, weights: Mapping[str, Tensor], arch: str, source: str) -> None:
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     seen = {key: tuple(value.shape) for key, value in weights.items()}
-    problems = [f"{key} is missing" for key in expected if key not in seen]
+    # Files from before PyTorch 0.4.1 do not count batches.
+    fresh = {key: value for key, value in model.state_dict().items() if key.endswith(".num_batches_tracked")}
+    problems = [f"{key} is missing" for key in expected if key not in seen and key not in fresh]
     problems += [f"{key} is not a parameter of it" for key in seen if key not in expected]
     problems += [
         f"{key} is {seen[key]}, not {shape}" for key, shape in expected.items() if key in seen and seen[key] != shape
@@ -136,4 +138,4 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], arch: str, source: st
     if problems:
         more = f" and {len(problems) - 3} more differences" if len(problems) > 3 else ""
         raise InputError(f"the weights in {source} are not of {arch}: {'; '.join(problems[:3])}{more}.")
-    model.load_state_dict(weights)
+    model.load_state_dict(fresh | dict(weights))
