@@ -6,6 +6,7 @@ timm is an optional package, and is imported only where a network or its preproc
 from __future__ import annotations
 
 import math
+from importlib import import_module
 from types import ModuleType
 from typing import cast
 
@@ -16,8 +17,7 @@ from aps_deploy.errors import InputError
 from aps_deploy.models.names import TIMM_PREFIX
 from aps_deploy.preprocessing import Interpolation, Preprocessing
 
-# Those of timm's module "resnet" that hold their weights in the ordinary layout, but resnet50_gn: GroupNorm sums over
-# positions in floating point.
+# All of timm's module "resnet" but resnet50_gn, whose GroupNorm sums over positions in floating point.
 ARCHITECTURES = (
     *("resnet10t", "resnet14t", "resnet18", "resnet18d", "resnet26", "resnet26d", "resnet26t", "resnet34", "resnet34d"),
     *("resnet50", "resnet50c", "resnet50d", "resnet50s", "resnet50t", "resnet101", "resnet101c", "resnet101d"),
@@ -28,23 +28,24 @@ ARCHITECTURES = (
     *("seresnet200d", "seresnet269d", "seresnext26d_32x4d", "seresnext26t_32x4d", "seresnext50_32x4d"),
     *("seresnext101_32x4d", "seresnext101_32x8d", "seresnext101_64x4d", "seresnext101d_32x8d", "senet154"),
     *("ecaresnet26t", "ecaresnet50d", "ecaresnet50t", "ecaresnet101d", "ecaresnet200d", "ecaresnet269d"),
-    *("ecaresnetlight", "ecaresnext26t_32x4d", "ecaresnext50t_32x4d"),
+    *("ecaresnet50d_pruned", "ecaresnet101d_pruned", "ecaresnetlight", "ecaresnext26t_32x4d", "ecaresnext50t_32x4d"),
     *("resnetblur18", "resnetblur50", "resnetblur50d", "resnetblur101d"),
     *("resnetaa34d", "resnetaa50", "resnetaa50d", "resnetaa101d", "seresnetaa50d"),
     *("seresnextaa101d_32x8d", "seresnextaa201d_32x8d"),
     *("resnetrs50", "resnetrs101", "resnetrs152", "resnetrs200", "resnetrs270", "resnetrs350", "resnetrs420"),
+    "test_resnet",
 )
 
 
 def _timm(arch: str) -> ModuleType:
     try:
-        import timm
-        import timm.data
+        timm = import_module("timm")
+        import_module("timm.data")
+        return timm
     except ModuleNotFoundError as error:
         raise InputError(
             f'{TIMM_PREFIX}{arch} is built with timm, which is not installed; install it with: pip install -e ".[timm]"'
         ) from error
-    return cast(ModuleType, timm)
 
 
 def _build(arch: str, num_classes: int) -> nn.Module:

@@ -6,6 +6,7 @@ import functools
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import nn
@@ -14,8 +15,10 @@ from torchvision.models.resnet import ResNet as TorchvisionResNet
 
 import aps_deploy
 from aps_deploy.conversion import ConvertedModel
-from aps_deploy.errors import InputError
+from aps_deploy.errors import ApsError, InputError
+from aps_deploy.export import export_onnx
 from aps_deploy.layers import APS
+from aps_deploy.verification import verify
 from tests.conversion.proof import images_for, prove, seeded_shifts
 from tests.conversion.support import NUM_CLASSES, with_circular_borders
 from tests.conversion.timm_support import KINDS, build, short_resnet, timm, whole_network
@@ -132,6 +135,21 @@ def test_a_blur_of_the_networks_own_is_the_samplers() -> None:
     assert set(sizes(5).values()) == {5}
     assert [entry.filter_size for entry in converted("resnetblur").report.sampled] == [1, 3, 3, 3, 3]
     assert "maxpool.1: stride 2 became maxpool.1_sampler, blurred by 3 taps" in str(converted("resnetblur").report)
+
+
+def test_such_a_blur_is_part_of_the_fused_operator(tmp_path: Path) -> None:
+    export_onnx(converted("resnetblur"), tmp_path / "blur.onnx", image_size=64, polyphase="custom-op")
+    nodes = onnx.load(tmp_path / "blur.onnx").graph.node
+    kinds = [node.op_type for node in nodes if node.domain == "aps" and "Select" in node.op_type]
+    assert sorted(kinds) == ["BlurredSelect_L2"] * 4 + ["PolyphaseSelect_L2"]
+
+
+def test_half_precision_where_only_the_classifier_is_pooled(tmp_path: Path) -> None:
+    with pytest.raises(ApsError, match="fp16 is written for networks whose pooled values only the classifier reads"):
+        export_onnx(converted("ecaresnet"), tmp_path / "eca.onnx", image_size=64, precision="fp16")
+    model = converted("resnetblur")
+    export_onnx(model, tmp_path / "blur.onnx", image_size=64, precision="fp16")
+    assert verify(tmp_path / "blur.onnx", model, images_for(model).numpy(), shifts=4, precision="fp16").passed
 
 
 def test_what_is_dropped_in_training_is_dropped_still() -> None:
