@@ -19,7 +19,7 @@ BESIDE_THE_PACKAGE = ("training", "export", "plugins")
 # None of these may be loaded by --help, nor by naming a verb.
 HEAVY = (
     *("torch", "torchvision", "onnx", "onnxscript", "onnxruntime", "tensorrt", "tensorrt_rtx", "matplotlib"),
-    *("grpc", "tritonclient", "google.protobuf", "uvicorn", "uvloop", "ray", "opentelemetry"),
+    *("grpc", "tritonclient", "google.protobuf", "uvicorn", "uvloop", "ray", "opentelemetry", "timm"),
 )
 
 # What a plain `predict` has no use for, beyond what NumPy and ONNX Runtime load themselves.
@@ -31,7 +31,7 @@ NOT_FOR_PREDICT = (
 # Runtimes a machine may lack.
 OPTIONAL = (
     *("onnxruntime", "openvino", "tensorrt", "tensorrt_rtx", "triton", "hypothesis", "pytest"),
-    *("grpc", "tritonclient", "uvicorn", "uvloop", "ray", "opentelemetry"),
+    *("grpc", "tritonclient", "uvicorn", "uvloop", "ray", "opentelemetry", "timm"),
 )
 
 

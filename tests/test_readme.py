@@ -15,6 +15,7 @@ import pytest
 import torch
 import typer.main
 from PIL import Image
+from safetensors.torch import save_file
 from typer.testing import CliRunner
 
 import aps_deploy
@@ -96,7 +97,10 @@ def test_the_commands_run_one_after_the_other(tmp_path: Path, monkeypatch: pytes
                 Image.fromarray(clouds).resize((100, 90), Image.Resampling.BICUBIC).save(folder / f"{number}.jpg")
     Image.open("photos/val/cat/0.jpg").save("picture.jpg")
 
+    from tests.conversion.timm_support import whole_network
+
     torch.save(full_network("mobilenet_v2").state_dict(), "mobile.pth")
+    save_file(whole_network("resnet18d").state_dict(), "resnet18d.safetensors")
 
     outputs: dict[str, str] = {}
     for line in COMMANDS:

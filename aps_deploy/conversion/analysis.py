@@ -10,8 +10,8 @@ whatever the block is called.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
@@ -25,13 +25,14 @@ from aps_deploy.conversion.operators import (
     called_module,
     called_name,
     is_dropout,
+    is_global,
     is_join,
 )
+from aps_deploy.conversion.plan import Action, Head, Plan, module_name
+from aps_deploy.conversion.timm_layers import is_blur, is_drop
 from aps_deploy.conversion.windows import Window, circular_window
 from aps_deploy.errors import InputError
-
-Head = Literal["gap"] | None
-Action = Literal["window", "pool", "classifier", "pixelwise", "dropout"]
+from aps_deploy.layers import FILTER_SIZES
 
 
 @dataclass(frozen=True)
@@ -52,40 +53,18 @@ class Number:
 
 Value = Moving | Still | Number
 _STILL, _NUMBER = Still(), Number()
-
-
-@dataclass
-class Plan:
-    """What the rewriting is to do.
-
-    Attributes:
-        actions: by node, what takes its place.
-        windows: the stride-1 circular form of each node whose action is ``window``.
-        leader: for each strided node the one whose choice it takes; a leader's is its own.
-        cut: with ``head="gap"`` the node that flattens the last map, which a new head replaces with all behind it.
-        position_dependent: activations on maps whose bits depend on the position in PyTorch on a CPU.
-        output_grid: strided nodes on the way to the pooling.
-    """
-
-    actions: dict[fx.Node, Action] = field(default_factory=dict)
-    windows: dict[str, Window] = field(default_factory=dict)
-    leader: dict[str, str] = field(default_factory=dict)
-    cut: fx.Node | None = None
-    position_dependent: list[str] = field(default_factory=list)
-    output_grid: tuple[str, ...] = ()
+_GLOBAL_POOLS: dict[Action, Literal["mean", "maximum"]] = {"pool": "mean", "maximum": "maximum"}
 
 
 class _Cut(Exception):
     """The last map was found; what follows is replaced."""
 
 
-def module_name(node: fx.Node) -> str:
-    """Return where in the original network a node stands, for messages."""
-    if node.op == "call_module":
-        return str(node.target)
-    stack: Mapping[str, Any] = node.meta.get("nn_module_stack") or {}
-    path = next((str(entry[0]) for entry in reversed(list(stack.values()))), "")
-    return f"{path or 'the forward pass'} ({called_name(node)})"
+def _differs(shape: tuple[int, ...], value: Moving) -> bool:
+    """Return whether a still value of a shape, joined with a map, is another at each of its positions."""
+    # Broadcasting aligns the last axes.
+    over_positions = (-3, -2) if value.channels_last else (-2, -1)
+    return any(len(shape) >= -axis and shape[axis] != 1 for axis in over_positions)
 
 
 def analysed(traced: fx.GraphModule, shapes: Mapping[str, tuple[int, ...]], head: Head) -> Plan:
@@ -149,6 +128,8 @@ class _Analysis:
         return self._of_map(node, module)
 
     def _of_still(self, node: fx.Node) -> Value:
+        if any(self.plan.actions.get(source) == "expand" for source in node.all_input_nodes):
+            raise self._refused(node)
         if node.op == "call_module" and type(self.traced.get_submodule(str(node.target))) is nn.Linear:
             self.plan.actions[node] = "classifier"
         if is_dropout(node):
@@ -158,9 +139,15 @@ class _Analysis:
     def _of_map(self, node: fx.Node, module: nn.Module | None) -> Value:
         if is_join(node):
             return self._joined(node)
+        if node.op == "call_method" and node.target == "expand_as":
+            return self._expanded(node)
         value = self._single_map(node)
         if isinstance(module, nn.Conv2d | nn.MaxPool2d | nn.AvgPool2d) and not value.channels_last:
             return self._windowed(node, module, value)
+        if module is not None and is_blur(module) and not value.channels_last:
+            return self._blurred(node, module, value)
+        if is_drop(module):
+            return value
         if is_dropout(node):
             self.plan.actions[node] = "dropout"
             return value
@@ -198,18 +185,26 @@ class _Analysis:
 
     def _joined(self, node: fx.Node) -> Value:
         value = self._same_grid(node)
-        # Broadcasting aligns the last axes.
-        over_positions = (-3, -2) if value.channels_last else (-2, -1)
         for source in node.all_input_nodes:
             shape = self.shapes.get(source.name, ())
-            if isinstance(self.values[source], Still) and any(
-                len(shape) >= -axis and shape[axis] != 1 for axis in over_positions
-            ):
+            is_expanded = self.plan.actions.get(source) == "expand"
+            if isinstance(self.values[source], Still) and not is_expanded and _differs(shape, value):
                 raise InputError(
                     f"{module_name(node)} joins a map with a value of shape {shape}, which differs by position, so it "
                     "cannot be converted."
                 )
         return value
+
+    def _expanded(self, node: fx.Node) -> Still:
+        """Allow for a still value that is repeated for every position only to be joined with a map, as joins do."""
+        source, template = node.all_input_nodes[0], node.all_input_nodes[-1]
+        value = self.values[template]
+        if not isinstance(self.values[source], Still) or not isinstance(value, Moving):
+            raise self._refused(node)
+        if _differs(self.shapes[source.name], value) or not all(is_join(user) for user in node.users):
+            raise self._refused(node)
+        self.plan.actions[node] = "expand"
+        return _STILL
 
     def _same_grid(self, node: fx.Node) -> Moving:
         maps = [value for source in node.all_input_nodes if isinstance(value := self.values[source], Moving)]
@@ -246,8 +241,21 @@ class _Analysis:
             dilation=1 if isinstance(module, nn.AvgPool2d) else module.dilation,
             ceil_mode=not isinstance(module, nn.Conv2d) and module.ceil_mode,
         )
-        self.plan.windows[node.name] = window
         self.plan.actions[node] = "window"
+        return self._strided(node, window, value)
+
+    def _blurred(self, node: fx.Node, module: nn.Module, value: Moving) -> Moving:
+        # Beyond the border it reflects, or what it was told; all padding becomes circular.
+        size, before = int(module.filt_size), int(module.padding[0])  # type: ignore[arg-type, index]
+        window = circular_window(str(node.target), kernel=size, stride=int(module.stride), padding=before)  # type: ignore[arg-type]
+        if size not in FILTER_SIZES:
+            raise InputError(f"{node.target} blurs by {size} taps, and filters of 1 to {FILTER_SIZES[-1]} are known.")
+        self.plan.blurs[node.name] = size
+        self.plan.actions[node] = "blur"
+        return self._strided(node, window, value)
+
+    def _strided(self, node: fx.Node, window: Window, value: Moving) -> Moving:
+        self.plan.windows[node.name] = window
         if window.stride == 1:
             return value
         self.plan.leader[node.name] = node.name
@@ -268,10 +276,11 @@ class _Analysis:
             return value
         if node.op != "call_module" and name == "permute":
             return self._permuted(node, value)
-        if self._is_global_pool(node, module, value):
-            self.plan.actions[node] = "pool"
-            self.plan.output_grid = max(self.plan.output_grid, value.grid, key=len)
-            return _STILL
+        for action, kind in _GLOBAL_POOLS.items():
+            if not value.channels_last and is_global(node, module, kind):
+                self.plan.actions[node] = action
+                self.plan.output_grid = max(self.plan.output_grid, value.grid, key=len)
+                return _STILL
         pools_to_patches = isinstance(module, nn.AdaptiveAvgPool2d) or node.target is F.adaptive_avg_pool2d
         flattens = isinstance(module, nn.Flatten) or name in ("flatten", "view", "reshape")
         if pools_to_patches or (flattens and len(self.shapes[node.name]) == 2):
@@ -284,18 +293,6 @@ class _Analysis:
         if axes == ((0, 3, 1, 2) if value.channels_last else (0, 2, 3, 1)):
             return Moving(value.grid, not value.channels_last)
         raise self._refused(node)
-
-    def _is_global_pool(self, node: fx.Node, module: nn.Module | None, value: Moving) -> bool:
-        if value.channels_last:
-            return False
-        if isinstance(module, nn.AdaptiveAvgPool2d):
-            return module.output_size in (1, (1, 1), [1, 1])
-        if node.target is F.adaptive_avg_pool2d:
-            return (node.args[1] if len(node.args) > 1 else node.kwargs.get("output_size")) in (1, (1, 1), [1, 1])
-        if node.op != "call_module" and called_name(node) == "mean":
-            axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
-            return isinstance(axes, list | tuple) and sorted(int(str(axis)) % 4 for axis in axes) == [2, 3]
-        return False
 
     def _flattened(self, node: fx.Node, value: Moving) -> Value:
         if self.head == "gap" and not value.channels_last:

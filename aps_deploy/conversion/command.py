@@ -1,4 +1,4 @@
-"""The command `aps-deploy convert`: a network of torchvision and its weights become a shift-invariant checkpoint.
+"""The command `aps-deploy convert`: a network of torchvision or timm becomes a shift-invariant checkpoint.
 
 Imports no PyTorch, so that the help is there at once.
 """
@@ -16,7 +16,9 @@ from aps_deploy.training import options as train_options
 
 
 def convert(
-    architecture: Annotated[str, typer.Argument(metavar="NAME", help="torchvision's name, such as resnet50.")],
+    architecture: Annotated[
+        str, typer.Argument(metavar="NAME", help="torchvision's name, such as resnet50, or timm's: timm:resnet50d.")
+    ],
     weights: Annotated[Path, typer.Argument(metavar="WEIGHTS", help="A state dict for it, .pth or .safetensors.")],
     output: options.Output,
     filter_size: Annotated[
@@ -30,10 +32,11 @@ def convert(
     ] = None,
     class_names: options.ClassNames = None,
 ) -> None:
-    """Make a network of torchvision shift-invariant.
+    """Make a network of torchvision or timm shift-invariant.
 
     Its weights are kept: strides become selections, padding circular, pooling exact. ResNet, ResNeXt, Wide ResNet,
-    MobileNetV2 and V3, DenseNet, ConvNeXt; VGG gets a new classifier, which must be trained.
+    MobileNetV2 and V3, DenseNet, ConvNeXt; VGG gets a new classifier, which must be trained. Of timm its ResNets, with
+    SE and ECA, ResNet-RS, -blur and -aa; timm:resnet50.a1_in1k prepares images as timm does for those weights.
     """
     from aps_deploy.conversion.weights import convert_weights
 

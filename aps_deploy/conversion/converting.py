@@ -12,8 +12,9 @@ from collections.abc import Mapping
 
 from torch import fx, nn
 
-from aps_deploy.conversion.analysis import Head, Plan, analysed
+from aps_deploy.conversion.analysis import analysed
 from aps_deploy.conversion.converted import ConvertedModel, ConvertedSpec
+from aps_deploy.conversion.plan import Head, Plan
 from aps_deploy.conversion.rewriting import SamplerOptions, rewritten
 from aps_deploy.conversion.tracing import PROBE_SIDE, traced
 from aps_deploy.errors import InputError
@@ -36,11 +37,11 @@ def convert(
     Without a blur the result computes, for each image, what the original with circular padding computes for some shift
     of it, so that what was learnt stays useful; a blur smooths what later layers see and asks for fine-tuning. A stride
     of 4 becomes two selections by 2. Tried with torchvision's ResNet, ResNeXt, Wide ResNet, MobileNetV2 and V3,
-    DenseNet, ConvNeXt, and VGG with ``head="gap"``.
+    DenseNet, ConvNeXt, and VGG with ``head="gap"``, and with timm's ResNets, whose own blurs (``BlurPool2d``) are kept.
 
     Args:
         model: takes images (N, 3, H, W) and returns logits (N, classes); it is copied and left as it is.
-        filter_size: of the binomial blur before each selection, 1 (none) to 7.
+        filter_size: of the binomial blur before each selection, 1 (none) to 7; a wider one of the network stays.
         criterion: the norm by which components are compared.
         selection: ``exact`` or ``float``; only exact selection is bit-identical under shifts.
         head: ``gap`` replaces the classifier of a network that flattens its last map by global average pooling and one
@@ -113,5 +114,5 @@ def _smallest_side(plan: Plan, shapes: Mapping[str, tuple[int, ...]], filter_siz
             needed = max(needed, max(window.reach) * scale)
             # Each selection by two blurs a map of half the side.
             blurred = scale * window.stride // 2 if window.stride > 1 else 0
-            needed = max(needed, filter_size // 2 * blurred)
+            needed = max(needed, max(filter_size, plan.blurs.get(node.name, 1)) // 2 * blurred)
     return -(-needed // total) * total

@@ -100,6 +100,22 @@ class GlobalPool(ExactGlobalAvgPool):
         return mean[:, :, None, None] if self.keeps_axes else mean
 
 
+class GlobalMaximum(nn.Module):
+    """The maximum over all positions, which no order of them changes.
+
+    Args:
+        keeps_axes: return (N, C, 1, 1) instead of (N, C).
+    """
+
+    def __init__(self, *, keeps_axes: bool) -> None:
+        super().__init__()
+        self.keeps_axes = keeps_axes
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return (N, C, 1, 1), or (N, C), for ``x`` (N, C, H, W)."""
+        return x.amax((2, 3), keepdim=self.keeps_axes)
+
+
 class Follower(nn.Module):
     """A shortcut's sampler: the blurred component that the main branch chose.
 

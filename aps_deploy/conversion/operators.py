@@ -9,7 +9,7 @@ of the same functions never did on its CPU, see docs/design.md.
 from __future__ import annotations
 
 import operator
-from typing import Any
+from typing import Any, Literal
 
 import torch
 import torch.nn.functional as F
@@ -29,6 +29,12 @@ POSITION_DEPENDENT = {kind.__name__.lower() for kind in _DEPENDENT}
 
 _JOINS = {operator.add, operator.iadd, operator.sub, operator.mul, operator.imul, torch.add, torch.sub, torch.mul}
 _JOIN_METHODS = {"add", "add_", "sub", "mul", "mul_"}
+
+_ONE = (1, (1, 1), [1, 1])
+_GLOBAL = {
+    "mean": (nn.AdaptiveAvgPool2d, F.adaptive_avg_pool2d, "mean"),
+    "maximum": (nn.AdaptiveMaxPool2d, F.adaptive_max_pool2d, "amax"),
+}
 
 # Modules that treat every pixel alike, and know the layout of what they get.
 PIXELWISE_MODULES = (nn.BatchNorm2d, nn.Dropout, nn.Identity, StochasticDepth)
@@ -58,6 +64,22 @@ def called_name(node: fx.Node) -> str:
 def is_join(node: fx.Node) -> bool:
     """Return whether a node combines two tensors pixel by pixel."""
     return node.target in (_JOINS if node.op == "call_function" else _JOIN_METHODS)
+
+
+def is_global(node: fx.Node, module: nn.Module | None, kind: Literal["mean", "maximum"]) -> bool:
+    """Return whether a node pools a channels-first map to its mean, or its maximum, over all positions."""
+    pools, function, method = _GLOBAL[kind]
+    if isinstance(module, pools):
+        return module.output_size in _ONE and not getattr(module, "return_indices", False)
+    if node.op == "call_module":
+        return False
+    if node.target is function:
+        gives_indices = any(node.args[2:]) or node.kwargs.get("return_indices")
+        return not gives_indices and (node.args[1] if len(node.args) > 1 else node.kwargs.get("output_size")) in _ONE
+    if called_name(node) != method:
+        return False
+    axes = node.args[1] if len(node.args) > 1 else node.kwargs.get("dim")
+    return isinstance(axes, list | tuple) and sorted(int(str(axis)) % 4 for axis in axes) == [2, 3]
 
 
 def is_dropout(node: fx.Node) -> bool:

@@ -14,12 +14,14 @@ class Sampled:
         stride: it had.
         layers: paths of the selecting layers in the converted network, one for each factor of two.
         followers: strided modules that take the same choice, such as the shortcut of a residual block.
+        filter_size: of the blur before the selection, the one asked for or the module's own; 1 is none.
     """
 
     module: str
     stride: int
     layers: tuple[str, ...]
     followers: tuple[str, ...]
+    filter_size: int
 
 
 @dataclass(frozen=True)
@@ -47,7 +49,8 @@ class ConversionReport:
         lines = []
         for each in self.sampled:
             follow = f"; {', '.join(each.followers)} follow{'s' * (len(each.followers) == 1)}" * bool(each.followers)
-            lines.append(f"{each.module}: stride {each.stride} became {' and '.join(each.layers)}{follow}")
+            blur = f", blurred by {each.filter_size} taps" * (each.filter_size > 1)
+            lines.append(f"{each.module}: stride {each.stride} became {' and '.join(each.layers)}{blur}{follow}")
         lines.append(f"circular padding in {len(self.circular)} more modules")
         lines.append(f"exact pooling: {', '.join(self.pooled)}")
         lines.append(f"{len(self.products)} linear layers are computed free of positions")

@@ -9,19 +9,21 @@ from typing import Any
 
 from torch import fx, nn
 
-from aps_deploy.conversion.analysis import Plan, module_name
 from aps_deploy.conversion.modules import (
     CircularConv2d,
     CircularPool2d,
     Follower,
+    GlobalMaximum,
     GlobalPool,
     PixelwiseLinear,
     classifier_from_linear,
 )
 from aps_deploy.conversion.operators import activation_name, called_module
+from aps_deploy.conversion.plan import Plan, module_name
 from aps_deploy.conversion.report import ConversionReport, Sampled
 from aps_deploy.conversion.ties import check_not_tied
-from aps_deploy.layers import APS, Classifier
+from aps_deploy.conversion.timm_layers import is_drop
+from aps_deploy.layers import APS, Blur, Classifier
 from aps_deploy.polyphase import Criterion, SelectionMode
 
 _NOT_IN_PLACE: dict[Any, Any] = {
@@ -107,8 +109,15 @@ class _Rewriting:
         for node, action in self.plan.actions.items():
             if action == "window":
                 self._make_circular(node)
+            elif action == "blur":
+                self._make_blur(node)
             elif action == "pool":
                 self._make_exact(node)
+            elif action == "maximum":
+                self._make_module(node, GlobalMaximum(keeps_axes=len(self.shapes[node.name]) == 4))
+            elif action == "expand":
+                node.replace_all_uses_with(node.args[0])  # type: ignore[arg-type]
+                self.graph.erase_node(node)
             elif action == "dropout":
                 self._make_module(node, nn.Dropout(float(str(node.kwargs.get("p", 0.5)))))
             else:
@@ -125,6 +134,14 @@ class _Rewriting:
         elif isinstance(module, nn.MaxPool2d | nn.AvgPool2d):
             self._set_module(name, CircularPool2d(module, window.reach))
         if window.stride == 1 and name not in self.replaced["circular"]:
+            self.replaced["circular"].append(name)
+
+    def _make_blur(self, node: fx.Node) -> None:
+        name = str(node.target)
+        if self.plan.windows[node.name].stride > 1:
+            self._set_module(name, nn.Identity())  # the sampler blurs
+        else:
+            self._set_module(name, Blur(self.shapes[node.name][1], self.plan.blurs[node.name]))
             self.replaced["circular"].append(name)
 
     def _make_exact(self, node: fx.Node) -> None:
@@ -179,11 +196,12 @@ class _Rewriting:
 
     def _lead(self, node: fx.Node) -> None:
         tail = self._tail(node)
-        check_not_tied(self.traced, node, tail, self.options.criterion, self.options.filter_size)
+        own_blur, filter_size = self.plan.blurs.get(node.name, 1), self._filter_size(node)
+        check_not_tied(self.traced, node, tail, self.options.criterion, filter_size, own_blur=own_blur)
         current, indices, layers = tail, [], []
         for _ in range(self.plan.windows[node.name].num_selections):
             name = self._free_name(f"{node.target}_sampler")
-            self._set_module(name, self._sampler(self.shapes[tail.name][1], name))
+            self._set_module(name, self._sampler(self.shapes[tail.name][1], name, filter_size))
             with self.graph.inserting_after(current):
                 pair = self.graph.call_module(name, (current, self.selections))
             current.replace_all_uses_with(pair, delete_user_cb=lambda user, own=pair: user is not own)  # type: ignore[misc]
@@ -204,21 +222,24 @@ class _Rewriting:
         The components of what they make have the norms the criterion means; LayerNorm would make all norms alike.
         """
         first_follower = min((self.position[other] for other in self._followers_of(node)), default=len(self.position))
-        tail = node
-        while len(tail.users) == 1:
-            (user,) = tail.users
-            module = called_module(self.traced, user)
-            pointwise = isinstance(module, nn.BatchNorm2d) or activation_name(user, module) is not None
-            if not pointwise or self.position[user] > first_follower:
+        tail = current = node
+        # A blur of the network's own stays where it was, right in front of the sampling.
+        while len(current.users) == 1 and node.name not in self.plan.blurs:
+            (current,) = current.users
+            module = called_module(self.traced, current)
+            pointwise = isinstance(module, nn.BatchNorm2d) or activation_name(current, module) is not None
+            if not (pointwise or is_drop(module)) or self.position[current] > first_follower:
                 break
-            tail = user
+            tail = current if pointwise else tail
         return tail
 
-    def _sampler(self, channels: int, name: str) -> APS:
+    def _filter_size(self, node: fx.Node) -> int:
+        """Return the size of the blur in a sampler: the network's own where that is wider than the one asked for."""
+        return max(self.options.filter_size, self.plan.blurs.get(node.name, 1))
+
+    def _sampler(self, channels: int, name: str, filter_size: int) -> APS:
         options = self.options
-        sampler = APS(
-            channels, filter_size=options.filter_size, criterion=options.criterion, selection=options.selection
-        )
+        sampler = APS(channels, filter_size=filter_size, criterion=options.criterion, selection=options.selection)
         sampler.layer_name = name
         return sampler
 
@@ -233,7 +254,7 @@ class _Rewriting:
         taken: list[fx.Node] = []
         for index in indices:
             name = self._free_name(f"{node.target}_follower")
-            self._set_module(name, Follower(channels, filter_size=self.options.filter_size, name=name))
+            self._set_module(name, Follower(channels, filter_size=self._filter_size(node), name=name))
             place = self.graph.inserting_before(node) if before else self.graph.inserting_after(current)
             with place:
                 current = self.graph.call_module(name, (current, index))
@@ -266,6 +287,7 @@ class _Rewriting:
                 self.plan.windows[node.name].stride,
                 self.layers_of[node.name],
                 tuple(str(other.target) for other in self._followers_of(node)),
+                self._filter_size(node),
             )
             for node in self.strided
             if node.name in self.layers_of

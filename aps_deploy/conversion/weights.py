@@ -1,4 +1,4 @@
-"""``aps-deploy convert``: torchvision's architecture and somebody's weights become a checkpoint of ours."""
+"""``aps-deploy convert``: another library's architecture and somebody's weights become a checkpoint of ours."""
 
 from __future__ import annotations
 
@@ -10,14 +10,15 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
+from aps_deploy.conversion.converted import ConvertedSpec
 from aps_deploy.conversion.converting import convert
+from aps_deploy.conversion.named import library_of
 from aps_deploy.conversion.report import ConversionReport
-from aps_deploy.conversion.torchvision_models import converted_name, create_original, head_of
 from aps_deploy.errors import InputError
 from aps_deploy.models.checkpoints import is_checkpoint, save_checkpoint
 from aps_deploy.models.layouts import state_dict_of
 from aps_deploy.models.weights import read_tensors
-from aps_deploy.preprocessing import IMAGENET
+from aps_deploy.preprocessing import Preprocessing
 
 
 @dataclass(frozen=True)
@@ -50,10 +51,11 @@ def convert_weights(
     num_classes: int | None = None,
     class_names: list[str] | None = None,
 ) -> ConvertedWeights:
-    """Write torchvision's ``arch`` with the weights in ``source``, converted, as a checkpoint.
+    """Write a library's ``arch`` with the weights in ``source``, converted, as a checkpoint.
 
     Args:
-        arch: torchvision's name, such as ``resnet50``.
+        arch: torchvision's name, such as ``resnet50``, or timm's behind ``timm:``, such as ``timm:resnet50d``. A tag of
+            timm's weights, as in ``timm:resnet50.a1_in1k``, says how they take images; without one it is timm's first.
         source: a state dict for it, as ``.pth`` or safetensors, alone or inside a training file.
         output: the checkpoint to write, ending in ``.safetensors``.
         filter_size: of the blur before each selection, 1 (none) to 7.
@@ -63,42 +65,52 @@ def convert_weights(
         class_names: one per class.
 
     Raises:
-        InputError: an unknown architecture or option, or weights that cannot be read or do not fit.
+        InputError: an unknown architecture or option, weights that cannot be read or do not fit, or timm is asked for
+            and not installed.
         ApsError: the disk is full.
     """
     _check_files(Path(source), Path(output))
     if num_classes is not None and num_classes < 1:
         raise InputError(f"a classifier needs at least one class, but the number of classes is {num_classes}.")
+    library, tagged = library_of(arch)
+    name = tagged.partition(".")[0]
     with torch.device("meta"):
-        last = _classifier_path(create_original(arch, num_classes=2))
+        last = _classifier_path(library.create(name, num_classes=2))
+    preprocessing = library.preprocessing(tagged)
     weights = dict(state_dict_of(read_tensors(source), str(source)))
     found = weights.get(f"{last}.weight")
     if found is None:
-        raise InputError(f"the weights in {source} are not of {arch}: {last}.weight is missing.")
+        raise InputError(f"the weights in {source} are not of {name}: {last}.weight is missing.")
     wanted = int(found.shape[0]) if num_classes is None else num_classes
-    original = create_original(arch, num_classes=wanted)
+    original = library.create(name, num_classes=wanted)
     is_new = wanted != found.shape[0]
     if is_new:
         fresh = original.state_dict()
         weights |= {key: fresh[key] for key in fresh if key.rpartition(".")[0] == last}
-    _load(original, weights, arch, str(source))
+    _load(original, weights, name, str(source))
     model = convert(
         original.eval(),
         filter_size=filter_size,
         criterion=criterion,
         selection=selection,
-        head=head_of(arch),
-        name=converted_name(arch, filter_size),
+        head=library.head(name),
+        name=library.converted_name(name, filter_size),
     )
     path = save_checkpoint(
         output,
         model,
-        preprocessing=IMAGENET,
+        preprocessing=_fitting(preprocessing, model.spec),
         class_names=class_names,
-        training={"converted_from": f"torchvision {arch}"},
+        training={"converted_from": f"{library.title} {tagged}"},
     )
     new_classifier = is_new or model.report.new_head is not None
     return ConvertedWeights(path, model.spec.name, wanted, new_classifier, model.report)
+
+
+def _fitting(preprocessing: Preprocessing, spec: ConvertedSpec) -> Preprocessing:
+    """Return the preprocessing for the next size that the network takes: some of timm's were trained at 176."""
+    divisor = spec.size_divisor
+    return preprocessing.for_size(max(spec.smallest_side, -(-preprocessing.image_size // divisor) * divisor))
 
 
 def _check_files(source: Path, output: Path) -> None:
@@ -116,7 +128,9 @@ def _classifier_path(model: nn.Module) -> str:
 def _load(model: nn.Module, weights: Mapping[str, Tensor], arch: str, source: str) -> None:
     expected = {key: tuple(value.shape) for key, value in model.state_dict().items()}
     seen = {key: tuple(value.shape) for key, value in weights.items()}
-    problems = [f"{key} is missing" for key in expected if key not in seen]
+    # Files from before PyTorch 0.4.1 do not count batches.
+    fresh = {key: value for key, value in model.state_dict().items() if key.endswith(".num_batches_tracked")}
+    problems = [f"{key} is missing" for key in expected if key not in seen and key not in fresh]
     problems += [f"{key} is not a parameter of it" for key in seen if key not in expected]
     problems += [
         f"{key} is {seen[key]}, not {shape}" for key, shape in expected.items() if key in seen and seen[key] != shape
@@ -124,4 +138,4 @@ def _load(model: nn.Module, weights: Mapping[str, Tensor], arch: str, source: st
     if problems:
         more = f" and {len(problems) - 3} more differences" if len(problems) > 3 else ""
         raise InputError(f"the weights in {source} are not of {arch}: {'; '.join(problems[:3])}{more}.")
-    model.load_state_dict(weights)
+    model.load_state_dict(fresh | dict(weights))

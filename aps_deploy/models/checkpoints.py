@@ -107,7 +107,7 @@ def save_checkpoint(
     if model.spec.name.startswith("converted:"):
         raise InputError(
             f"{model.spec.name} was converted from a network in memory, which a checkpoint cannot build again; keep "
-            "its state_dict, or convert a network of torchvision by name with: aps-deploy convert"
+            "its state_dict, or convert a network of torchvision or timm by name with: aps-deploy convert"
         )
     if class_names is not None and len(class_names) != model.options.num_classes:
         raise InputError(f"{len(class_names)} class names do not fit a network of {model.options.num_classes} classes.")

@@ -80,7 +80,8 @@ def create_model(
     """Return a freshly initialised network, in training mode.
 
     Args:
-        name: a name of :func:`list_models`, or ``torchvision:resnet50_aps1`` and the like, whose padding is circular.
+        name: a name of :func:`list_models`, or of a converted network, ``torchvision:resnet50_aps1`` or
+            ``timm:resnet50d_aps1`` and the like, whose padding is circular.
         num_classes: 10 (CIFAR family) or 1000 (ImageNet family) by default.
         criterion: the norm by which APS chooses; the authors' spellings are accepted.
         selection: ``exact`` integer sums, or ``float`` norms as in the authors' code.
@@ -122,7 +123,7 @@ def _create_converted(
     name: str, num_classes: int | None, criterion: str, selection: str, others: tuple[bool, str, str]
 ) -> SelectingNetwork:
     # Converting builds on this package; only the name of what it makes is known here.
-    from aps_deploy.conversion.torchvision_models import create_converted
+    from aps_deploy.conversion.named import create_converted
 
     if others != (False, "circular", "error"):
         raise InputError(f"{name} is converted: it has circular padding, samples in every layer, and refuses odd maps.")
@@ -169,9 +170,9 @@ def resolve_arch(arch: str, *, filter_size: int | None = None, recipe: str | Non
 
 
 def _resolve_converted(arch: str, filter_size: int | None) -> str:
-    from aps_deploy.conversion.torchvision_models import parse_name
+    from aps_deploy.conversion.named import parse_name
 
-    named = parse_name(arch)[1]
+    _, _, named = parse_name(arch)
     if filter_size not in (None, named):
         raise InputError(
             f"architecture {arch!r} names filter size {named}, but filter size {filter_size} was asked for."

@@ -98,23 +98,33 @@ def read_weights(path: str | os.PathLike[str]) -> Weights:
 def load_weights(model: nn.Module, path_or_state_dict: str | os.PathLike[str] | Mapping[str, Tensor]) -> ImportReport:
     """Load weights of aps-deploy, the APS authors, torchvision or antialiased-cnns into ``model``.
 
+    Keys that are the network's own are not translated: timm's deep stems have names that another layout gives a
+    circular convolution.
+
     Raises:
         InputError: the file cannot be read, or its tensors do not fit the network; nothing is loaded then.
     """
     if isinstance(path_or_state_dict, Mapping):
-        return load_canonical(model, canonical_weights(state_dict_of(path_or_state_dict)))
-    return load_canonical(model, read_weights(path_or_state_dict))
+        state = state_dict_of(path_or_state_dict)
+    else:
+        state = state_dict_of(read_tensors(path_or_state_dict), str(path_or_state_dict))
+    has_own_keys = state.keys() | _counters(model).keys() == model.state_dict().keys()
+    own = Weights(state, "aps-deploy or torchvision", blur_shapes={}, circular=None, keys=tuple(state))
+    return load_canonical(model, own if has_own_keys else canonical_weights(state))
 
 
 def load_canonical(model: nn.Module, weights: Weights) -> ImportReport:
     """Load weights that are under our names already; see `load_weights`."""
     sizes = {shape[-1] for shape in weights.blur_shapes.values()}
-    # Files from before PyTorch 0.4.1 have no counters of batches, which nothing but an average over all of them reads.
-    counters = {key: value for key, value in model.state_dict().items() if key.endswith(".num_batches_tracked")}
-    tensors = counters | weights.tensors
+    tensors = _counters(model) | weights.tensors
     _check_fit(model, tensors, sizes)
     model.load_state_dict(tensors)
     return ImportReport(weights.layout, len(weights.tensors), sizes.pop() if sizes else None)
+
+
+def _counters(model: nn.Module) -> dict[str, Tensor]:
+    # Files from before PyTorch 0.4.1 have no counters of batches, which nothing but an average over all of them reads.
+    return {key: value for key, value in model.state_dict().items() if key.endswith(".num_batches_tracked")}
 
 
 def _check_fit(model: nn.Module, tensors: Mapping[str, Tensor], filter_sizes: set[int]) -> None:

@@ -286,12 +286,28 @@ def _padding(graph: GraphView) -> Iterator[Finding]:
     for node in graph.nodes:
         if node.op_type == "Pad":
             mode = attribute(node, "mode", "constant")
-            if mode != "wrap" and _pads_anything(graph, node):
+            if mode != "wrap" and _pads_anything(graph, node) and _has_positions(graph, node.input[0]):
                 yield _finding("padding", node, f"pads in mode {mode}; circular padding is promised")
         elif node.op_type in _WINDOWED:
             automatic = attribute(node, "auto_pad", "NOTSET")
-            if any(attribute(node, "pads", ())) or automatic.startswith("SAME"):
+            pads = any(attribute(node, "pads", ())) or automatic.startswith("SAME")
+            if pads and _has_positions(graph, node.input[0]):
                 yield _finding("padding", node, f"{node.op_type} pads with zeros; circular padding is promised")
+
+
+def _has_positions(graph: GraphView, name: str) -> bool:
+    """Return whether a value comes from the images on a way where nothing reduced all positions of a map.
+
+    What is left behind that has channels only, which ECA pads with zeros for its convolution over them.
+    """
+    used = {name}.union(*(node.input for node in graph.upstream(name, _reduces_all_positions)))
+    return not graph.inputs.isdisjoint(used)
+
+
+def _reduces_all_positions(graph: GraphView, node: onnx.NodeProto) -> bool:
+    if node.op_type.startswith("Reduce"):
+        return len(graph.shape(node.input[0]) or ()) == 4 and {2, 3} <= set(reduced_axes(graph, node) or ())
+    return node.op_type in ("GlobalAveragePool", "GlobalLpPool", "GlobalMaxPool", "Shape")
 
 
 def _pads_anything(graph: GraphView, node: onnx.NodeProto) -> bool:

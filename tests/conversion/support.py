@@ -97,6 +97,8 @@ def with_circular_borders(model: nn.Module) -> nn.Module:
         elif isinstance(module, nn.MaxPool2d):
             parent, _, name = path.rpartition(".")
             setattr(model.get_submodule(parent), name, _WrappedMaxPool(module))
+        elif hasattr(module, "pad_mode"):  # timm's blur pool
+            module.pad_mode = "circular"
     return model
 
 

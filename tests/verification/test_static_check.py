@@ -290,6 +290,27 @@ def test_padding(mode: str, pads: list[int], convolution_pads: list[int], expect
 
 
 @pytest.mark.parametrize(
+    ("reduced_axes", "is_positional"), [([2, 3], False), ([-1, -2], False), ([1, 2], True), ([3], True)]
+)
+def test_channels_behind_a_pooling_may_be_padded(reduced_axes: list[int], is_positional: bool) -> None:
+    """A convolution over channels, as ECA's; where an axis of positions is left, it is one over positions."""
+    nodes = [
+        helper.make_node("Cast", ["x"], ["q"], to=TensorProto.INT64),
+        helper.make_node("ReduceSum", ["q", "axes"], ["total"], keepdims=0),
+        helper.make_node("Cast", ["total"], ["pooled"], to=TensorProto.FLOAT),
+        helper.make_node("Reshape", ["pooled", "row"], ["values"], allowzero=0),
+        helper.make_node("Conv", ["values", "w"], ["logits"], pads=[1, 1], name="conv"),
+    ]
+    constants = {
+        "axes": np.array(reduced_axes, np.int64),
+        "row": np.array([0, 1, -1], np.int64),
+        "w": np.ones((1, 1, 3), np.float32),
+    }
+    model = _model(nodes, {"logits": TensorProto.FLOAT}, constants=constants)
+    assert _rules(_check(model, PLAIN)) == ([("padding", "conv")] if is_positional else [])
+
+
+@pytest.mark.parametrize(
     ("node", "found"),
     [
         (helper.make_node("ReduceMean", ["x", "map"], ["y"], keepdims=0, name="pool"), True),
