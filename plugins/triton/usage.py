@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 SWITCH = "APS_DEPLOY_TRITON"
-STRIDES = range(2, 5)
-LARGEST_FILTER = 7
+STRIDES = (2, 3, 4)
 
 _LEAST_CAPABILITY = (8, 0)
 # The second axis of a grid, and whole numbers of 32 bits within an image, with room for the rest of a last block.
