@@ -81,7 +81,7 @@ class BodyWriter:
         return self.multi("Split", [value], names, axis=axis, **number)
 
     def integers(self, *values: int, scalar: bool = False) -> str:
-        """Return an int64 constant such as axes, one-dimensional unless ``scalar``; equal constants are written once."""
+        """Return an int64 constant, one-dimensional unless ``scalar``; equal constants are written once."""
         return self.array(np.asarray(values[0] if scalar else values, dtype=np.int64))
 
     def index(self, *values: int, scalar: bool = False) -> str:

@@ -1,4 +1,4 @@
-"""Choosing and taking from a blurred map in inference on a CPU, by kernels that never write the blurred map.
+"""Choosing and taking from a blurred map in inference, by kernels that never write the blurred map.
 
     aps::blurred_index(x, filters, stride, criterion) -> index     polyphase_index of the blurred map, exact selection
     aps::blurred_take(x, filters, index, stride) -> y              polyphase_take of the blurred map
@@ -15,7 +15,9 @@ import torch
 from torch import Tensor
 
 from aps_deploy.plugins.cpu import library
+from aps_deploy.polyphase.blurred_gpu import blurred_index_on_gpu, blurred_take_on_gpu, fits_gpu_kernels
 from aps_deploy.polyphase.exporting import is_exporting
+from aps_deploy.polyphase.ops import as_layout_of
 
 _LARGEST_STRIDE = 8
 
@@ -30,12 +32,17 @@ for _schema in (
 def fits_kernels(x: Tensor, filters: Tensor, stride: int) -> bool:
     """Return whether the map ``x`` (N, C, H, W), blurred by ``filters`` (C, 1, f, f), can be sampled by the kernels.
 
-    That is: nothing is differentiated or exported, ``x`` is float32, contiguous and on the CPU, and there are kernels.
+    That is: nothing is differentiated or exported, ``x`` is float32, contiguous and on the CPU, and there are kernels;
+    or the GPU's kernels take it.
     """
+    if torch.is_grad_enabled() or is_exporting():
+        return False
+    return _fits_on_cpu(x, filters, stride) or fits_gpu_kernels(x, filters, stride)
+
+
+def _fits_on_cpu(x: Tensor, filters: Tensor, stride: int) -> bool:
     return (
-        not torch.is_grad_enabled()
-        and not is_exporting()
-        and x.device.type == "cpu"
+        x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.is_contiguous()
         and filters.device.type == "cpu"
@@ -70,6 +77,8 @@ def _blurred_take(x: Tensor, filters: Tensor, index: Tensor, stride: int) -> Ten
 
 _LIBRARY.impl("blurred_index", _blurred_index, "CPU")
 _LIBRARY.impl("blurred_take", _blurred_take, "CPU")
+_LIBRARY.impl("blurred_index", blurred_index_on_gpu, "CUDA")
+_LIBRARY.impl("blurred_take", blurred_take_on_gpu, "CUDA")
 
 
 @torch.library.register_fake("aps::blurred_index")
@@ -80,7 +89,7 @@ def _(x: Tensor, filters: Tensor, stride: int, criterion: str) -> Tensor:
 @torch.library.register_fake("aps::blurred_take")
 def _(x: Tensor, filters: Tensor, index: Tensor, stride: int) -> Tensor:
     n, channels, height, width = x.shape
-    return x.new_empty(n, channels, height // stride, width // stride)
+    return as_layout_of(x.new_empty(n, channels, height // stride, width // stride), x)
 
 
 def blurred_index(x: Tensor, filters: Tensor, stride: int, criterion: str) -> Tensor:
