@@ -20,8 +20,8 @@ from tests.export.support import full_model, short_model, traced
 
 pytestmark = pytest.mark.slow
 
-# Kernels of one exact selection in TensorRT-RTX 1.7 in the `where` form: energies, their maximum, the scaled sums. The comparisons and the
-# strided slices go into the kernel of the next padding.
+# Kernels of one exact selection in TensorRT-RTX 1.7 in the `where` form: energies, their maximum, the scaled sums. The
+# comparisons and the strided slices go into the kernel of the next padding.
 KERNELS_OF_A_SELECTION = 3
 
 
