@@ -22,6 +22,7 @@ import onnx
 
 from aps_deploy.export.body_writer import BodyWriter
 from aps_deploy.export.op_names import Choice, blurred_op, index_op, select_op, take_op
+from aps_deploy.plugins.tensorrt.operators import PluginOperator
 
 TakeForm = Literal["where", "gather"]
 
@@ -60,6 +61,53 @@ def select_function(choice: Choice, *, form: TakeForm, opset: int, blurred: bool
     _write_index(writer, choice, source)
     _write_take(writer, choice.stride, form, source)
     return _function(writer, select_op(choice), blurred, [], opset)
+
+
+def plugin_function(operator: PluginOperator, *, opset: int) -> onnx.FunctionProto:
+    """Return the body of an operator that a TensorRT plugin computes; see `plugins.tensorrt.operators` for the types.
+
+    The three bodies of a selection, one after the other, are the body of `select_function`. Maxima M (N, B) and scores
+    S (N, P, s*s) come in parts, as many as there are blocks of threads in the plugin; here there is one.
+    """
+    if operator.kind == "energy":
+        writer, inputs = BodyWriter(["E", "M"]), ["X"]
+        values = writer.op("Cast", ["X"], "values", to=onnx.TensorProto.FLOAT)
+        energy = _channel_sum(writer, Choice(f"l{operator.power}"), values)
+        is_number = writer.op("LessOrEqual", [energy, writer.real(_FLOAT32_MAX)], "is_number")
+        bounded = writer.op("Where", [is_number, energy, writer.real(float("inf"))], "bounded")
+        writer.op("ReduceMax", [bounded, writer.integers(2, 3)], "M", keepdims=0)
+        writer.op("Squeeze", [energy, writer.integers(1)], "E")
+    elif operator.kind == "score":
+        writer, inputs = BodyWriter(["S"]), ["E", "M"]
+        energy = writer.op("Unsqueeze", ["E", writer.integers(1)], "energy")
+        largest = writer.op("ReduceMax", ["M", writer.integers(1)], "largest", keepdims=1)
+        peak = writer.op("Unsqueeze", [largest, writer.integers(2, 3)], "peak")
+        finite = writer.op("LessOrEqual", [peak, writer.real(_FLOAT32_MAX)], "finite")
+        sums = _component_sums(writer, operator.stride, energy, peak, finite)
+        ordered = _put_in_order(writer, operator.stride, sums, "ordered_sums")
+        writer.op("Unsqueeze", [ordered, writer.integers(1)], "S")
+    else:
+        writer, inputs = BodyWriter(["Y", "I"]), ["X", "S"]
+        _write_choice(writer, operator)
+        _blend(writer, "X", operator.stride)
+    return writer.function(operator.op_type, inputs, opset=opset, attributes=NODE_ATTRIBUTES)
+
+
+def decision_function(operator: PluginOperator, *, opset: int) -> onnx.FunctionProto:
+    """Return the part of a ``select`` operator's body that takes nothing: S (N, P, s*s) -> I (N,)."""
+    writer = BodyWriter(["I"])
+    _write_choice(writer, operator)
+    return writer.function(decision_op(operator), ["S"], opset=opset, attributes=NODE_ATTRIBUTES)
+
+
+def decision_op(operator: PluginOperator) -> str:
+    """Return the type of `decision_function`."""
+    return f"{operator.op_type}Index"
+
+
+def _write_choice(writer: BodyWriter, operator: PluginOperator) -> None:
+    scores = writer.op("ReduceSum", ["S", writer.integers(1)], SCORES, keepdims=0)
+    _write_chain(writer, scores, Choice("l2_min" if operator.smallest else "l2", stride=operator.stride))
 
 
 def _function(
@@ -132,17 +180,25 @@ def _write_index(writer: BodyWriter, choice: Choice, source: str) -> None:
         scores = _norm_scores(writer, choice, values)
     else:
         scores = _sum_scores(writer, choice, values)
-    by_component = [dy * choice.stride + dx for dx in range(choice.stride) for dy in range(choice.stride)]
-    ordered = writer.op("Gather", [scores, writer.integers(*by_component)], SCORES, axis=1)
-    _write_chain(writer, ordered, choice)
+    _write_chain(writer, _put_in_order(writer, choice.stride, scores, SCORES), choice)
+
+
+def _put_in_order(writer: BodyWriter, stride: int, scores: str, name: str) -> str:
+    by_component = [dy * stride + dx for dx in range(stride) for dy in range(stride)]
+    return writer.op("Gather", [scores, writer.integers(*by_component)], name, axis=1)
 
 
 def _sum_scores(writer: BodyWriter, choice: Choice, values: str) -> str:
     energy = _channel_sum(writer, choice, values)
     peak, finite, bounded_energy = _finite_peak(writer, energy, writer.integers(1, 2, 3))
-    clean = writer.op("Where", [finite, bounded_energy, writer.real(0.0)], "clean_energy")
+    return _component_sums(writer, choice.stride, bounded_energy, peak, finite)
+
+
+def _component_sums(writer: BodyWriter, stride: int, energy: str, peak: str, finite: str) -> str:
+    """Write the int64 sums (N, s*s) of energies (N, 1, H, W) on the scale of their peak, in SpaceToDepth's order."""
+    clean = writer.op("Where", [finite, energy, writer.real(0.0)], "clean_energy")
     bounded_peak = writer.op("Max", [peak, writer.real(_SCALE_FLOOR)], "bounded_peak")
-    components = writer.op("SpaceToDepth", [clean], "components", blocksize=choice.stride)
+    components = writer.op("SpaceToDepth", [clean], "components", blocksize=stride)
     quantised = _quantise(writer, components, bounded_peak)
     return writer.op("ReduceSum", [quantised, writer.integers(2, 3)], "component_sums", keepdims=0)
 

@@ -1,9 +1,10 @@
-"""The three forms in which an exported file states its selections.
+"""The four forms in which an exported file states its selections.
 
 ``custom-op``  nodes of the domain ``aps``, one for a layer's blur, choice and component, with bodies: a kernel where
                there is one, standard operators elsewhere
 ``where``      standard operators only; rows, then columns of the kept component come from strided slices and ``Where``
 ``gather``     standard operators only; the kept component comes from ``GatherND`` on the stacked components
+``plugin``     nodes of the domain ``aps``, three for a choice, with bodies: those that TensorRT's plugins compute
 """
 
 from __future__ import annotations
@@ -21,16 +22,18 @@ from aps_deploy.export.blurs import with_blurs
 from aps_deploy.export.body_writer import PREFIX
 from aps_deploy.export.graph_edits import name_nodes, rename_values, share_constants
 from aps_deploy.export.op_names import DOMAIN, DOMAIN_VERSION, choice_of, is_blurred, is_choosing_only, take_stride_of
+from aps_deploy.export.plugin_nodes import plugin_body, with_plugin_nodes
+from aps_deploy.plugins.tensorrt.operators import operator_of
 
 INDICES_NAME = "polyphase_indices"
 _SCORES_PATTERN = re.compile(rf"{PREFIX}{bodies.SCORES}__\d+|.*/{bodies.SCORES}(_\d+)?")
 
-PolyphaseForm = Literal["where", "gather", "custom-op"]
+PolyphaseForm = Literal["where", "gather", "custom-op", "plugin"]
 POLYPHASE_FORMS: tuple[PolyphaseForm, ...] = get_args(PolyphaseForm)
 
 
 def resolve_form(name: str) -> PolyphaseForm:
-    """Return ``name`` as one of the three forms.
+    """Return ``name`` as one of the four forms.
 
     Raises:
         InputError: no such form.
@@ -43,18 +46,32 @@ def apply_form(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto:
 
     Pooling is inlined in every form: it is one small reduction, no kernel of ours would be faster.
     """
-    proto = attach_bodies(with_blurs(traced) if form == "custom-op" else traced, form)
+    proto = attach_bodies(_with_nodes_of(traced, form), form)
     opset = _opset_of(proto)
-    if form == "custom-op":
-        pooling = [(f.domain, f.name) for f in proto.functions if f.name.startswith(bodies.EXACT_MEAN_OP)]
-        proto = onnx.inliner.inline_selected_functions(proto, pooling) if pooling else proto
+    if form in ("custom-op", "plugin"):
+        others = [(f.domain, f.name) for f in proto.functions if not _keeps_body(f.name, form)]
+        proto = onnx.inliner.inline_selected_functions(proto, others) if others else proto
     else:
         proto = onnx.inliner.inline_local_functions(proto)
+    if form != "custom-op":
         _name_scores(proto)
     _declare_domains(proto, opset)
     share_constants(proto.graph)
     name_nodes(proto.graph, again=False)
     return proto
+
+
+def _with_nodes_of(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto:
+    if form == "custom-op":
+        return with_blurs(traced)
+    return with_plugin_nodes(traced) if form == "plugin" else traced
+
+
+def _keeps_body(op_type: str, form: PolyphaseForm) -> bool:
+    """Return whether nodes of a type stay what they are in a file with nodes of the domain ``aps``."""
+    if form == "custom-op":
+        return not op_type.startswith(bodies.EXACT_MEAN_OP)
+    return operator_of(op_type) is not None
 
 
 def attach_bodies(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto:
@@ -73,6 +90,9 @@ def _opset_of(proto: onnx.ModelProto) -> int:
 
 
 def _body_of(op_type: str, form: bodies.TakeForm, opset: int) -> onnx.FunctionProto:
+    of_plugin = plugin_body(op_type, opset=opset)
+    if of_plugin is not None:
+        return of_plugin
     choice, stride, blurred = choice_of(op_type), take_stride_of(op_type), is_blurred(op_type)
     if choice is not None and is_choosing_only(op_type):
         return bodies.index_function(choice, opset=opset, blurred=blurred)

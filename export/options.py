@@ -21,7 +21,8 @@ Engine = Annotated[
 ]
 
 Polyphase = Annotated[
-    Literal["where", "gather", "custom-op"], Option("--polyphase", help="How the file writes the selection.")
+    Literal["where", "gather", "custom-op", "plugin"],
+    Option("--polyphase", help="How the file writes the selection."),
 ]
 Precision = Annotated[
     Literal["fp32", "fp16", "bf16", "int8"],
