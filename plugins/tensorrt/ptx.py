@@ -1,9 +1,8 @@
-"""What a kernel's PTX text says of itself, and the text as TensorRT must have it.
+"""What a kernel's PTX text says of itself, read independently of whoever compiled it.
 
-TensorRT hands a kernel its inputs, then integers, then its outputs, and nothing else. Triton appends pointers to
-scratch memory to every kernel's parameters, needed or not, and a launch that leaves out parameters reads whatever lies
-behind its list. So parameters that nothing in the kernel reads are taken out of the text, and a kernel that reads more
-than it is given is refused.
+TensorRT hands a kernel its inputs, then integers, then its outputs, and nothing else. A launch that leaves out
+parameters reads whatever lies behind its list, so a text whose list is longer than the plugin's is refused: Triton
+appends pointers to scratch memory to every kernel (`plugins.triton.ahead_of_time` takes out those that nothing reads).
 """
 
 from __future__ import annotations
@@ -15,26 +14,9 @@ from dataclasses import dataclass
 from aps_deploy.errors import ApsError
 
 _ENTRY = re.compile(r"\.visible\s+\.entry\s+(?P<name>[\w$]+)\s*\((?P<parameters>[^)]*)\)(?P<limits>[^{]*)\{")
-_PARAMETER = re.compile(r"\.param\s+\.(?P<type>[a-z]\d+)\b.*?(?P<name>[\w$]+)\s*$", re.DOTALL)
+_TYPE = re.compile(r"\.param\s+\.([a-z]\d+)\b")
 _THREADS = re.compile(r"\.reqntid\s+(\d+)(?:\s*,\s*(\d+))?(?:\s*,\s*(\d+))?")
-_DEBUG_LINES = re.compile(r"^[ \t]*\.(?:loc|file)\b.*\n", re.MULTILINE)
-_DEBUG_SECTION = re.compile(r"^[ \t]*\.section\s+\.debug_\w+\s*\{[^}]*\}[ \t]*\n?", re.MULTILINE)
-_DEBUG_TARGET = re.compile(r"^(\s*\.target\s+[^\n]*?),\s*debug\b", re.MULTILINE)
-
-
-@dataclass(frozen=True)
-class Parameter:
-    """One parameter of a kernel.
-
-    Attributes:
-        name: as the text has it.
-        type: ``u64`` for a pointer, ``u32`` for an integer.
-        is_read: whether anything in the kernel refers to it.
-    """
-
-    name: str
-    type: str
-    is_read: bool
+_TARGET = re.compile(r"^\s*\.target\s+(\w+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -43,79 +25,51 @@ class EntryPoint:
 
     Attributes:
         name: the kernel's.
-        parameters: in order.
+        parameters: their types in order, ``u64`` for an address and ``u32`` for an integer.
         num_threads: threads of a block that the text demands; None where it leaves them to the launch.
+        target: the architecture, such as ``sm_90a``.
     """
 
     name: str
-    parameters: tuple[Parameter, ...]
+    parameters: tuple[str, ...]
     num_threads: int | None
+    target: str
 
 
 def entry_point(ptx: str) -> EntryPoint:
     """Return the one kernel of a PTX text.
 
     Raises:
-        ApsError: the text holds no kernel, several, or a parameter of an unknown form.
+        ApsError: the text holds no kernel, several, or names no architecture.
     """
-    found = list(_ENTRY.finditer(ptx))
-    if len(found) != 1:
+    found, target = list(_ENTRY.finditer(ptx)), _TARGET.search(ptx)
+    if len(found) != 1 or target is None:
         names = ", ".join(match["name"] for match in found) or "none"
-        raise ApsError(f"compiled code of a plugin must hold one kernel, and this holds {names}.")
+        raise ApsError(f"the code of a plugin must hold one kernel for one architecture, and this holds {names}.")
     (match,) = found
-    body = ptx[match.end() :]
-    parameters = tuple(_parameter(words, body) for words in match["parameters"].split(",") if words.strip())
+    parameters = tuple(str(kind) for kind in _TYPE.findall(match["parameters"]))
     limit = _THREADS.search(match["limits"])
-    threads = None
-    if limit is not None:
-        threads = int(limit[1]) * int(limit[2] or 1) * int(limit[3] or 1)
-    return EntryPoint(match["name"], parameters, threads)
+    num_threads = None if limit is None else int(limit[1]) * int(limit[2] or 1) * int(limit[3] or 1)
+    return EntryPoint(match["name"], parameters, num_threads, target[1])
 
 
-def with_parameters(ptx: str, types: Sequence[str]) -> str:
-    """Return a PTX text whose kernel takes parameters of exactly these types.
-
-    Args:
-        ptx: the text; its kernel may have more pointers behind these, which it does not read.
-        types: such as ``u64`` and ``u32``, in order.
+def check_entry(ptx: str, *, name: str, parameters: Sequence[str], num_threads: int) -> EntryPoint:
+    """Return the kernel of a PTX text, which is the one that a plugin launches so.
 
     Raises:
-        ApsError: the kernel takes others, or reads one that would be taken away.
+        ApsError: it has another name, takes other parameters, or demands another number of threads.
     """
     entry = entry_point(ptx)
-    kept, spare = entry.parameters[: len(types)], entry.parameters[len(types) :]
-    seen = [parameter.type for parameter in entry.parameters]
-    if [parameter.type for parameter in kept] != list(types) or any(parameter.type != "u64" for parameter in spare):
+    if entry.name != name or entry.parameters != tuple(parameters):
         raise ApsError(
-            f"the kernel {entry.name} takes ({', '.join(seen)}), and its plugin hands over ({', '.join(types)})."
+            f"the kernel {entry.name} takes ({', '.join(entry.parameters)}), and TensorRT would hand {name} "
+            f"({', '.join(parameters)}); install the version of Triton in constraints.txt."
         )
-    needed = [parameter.name for parameter in spare if parameter.is_read]
-    if needed:
-        raise ApsError(
-            f"the kernel {entry.name} needs scratch memory ({', '.join(needed)}), and a TensorRT plugin compiled ahead "
-            "of time has none; install the version of Triton in constraints.txt."
-        )
-    match = _ENTRY.search(ptx)
-    assert match is not None
-    start, end = match.span("parameters")
-    words = [part for part in ptx[start:end].split(",") if part.strip()][: len(types)]
-    return f"{ptx[:start]}{','.join(words).rstrip()}\n{ptx[end:]}"
+    if entry.num_threads not in (None, num_threads):
+        raise ApsError(f"the kernel {name} demands blocks of {entry.num_threads} threads, not of {num_threads}.")
+    return entry
 
 
-def without_debug_information(ptx: str) -> str:
-    """Return a PTX text without line numbers and names of source files, which would go into every engine."""
-    return _DEBUG_TARGET.sub(r"\1", _DEBUG_SECTION.sub("", _DEBUG_LINES.sub("", ptx)))
-
-
-def target_of(ptx: str) -> str:
-    """Return the architecture a PTX text is for, such as ``sm_90a``; ``unknown`` where it names none."""
-    match = re.search(r"^\s*\.target\s+(\w+)", ptx, re.MULTILINE)
-    return "unknown" if match is None else match[1]
-
-
-def _parameter(words: str, body: str) -> Parameter:
-    match = _PARAMETER.search(words.strip())
-    if match is None:
-        raise ApsError(f"the kernel has a parameter that cannot be read: {' '.join(words.split())}.")
-    is_read = re.search(rf"\b{re.escape(match['name'])}\b", body) is not None
-    return Parameter(match["name"], match["type"], is_read)
+def renamed(ptx: str, name: str) -> str:
+    """Return a PTX text whose one kernel has another name; its parameters keep theirs."""
+    return _ENTRY.sub(lambda match: match[0].replace(f"{match['name']}(", f"{name}(", 1), ptx, count=1)
