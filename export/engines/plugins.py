@@ -21,13 +21,13 @@ from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
 if TYPE_CHECKING:
     import onnx
 
-    from aps_deploy.plugins.tensorrt.kernels import Target
     from aps_deploy.plugins.tensorrt.registration import PluginLibrary
 
 # The oldest GPU that a plan for all from Ampere on must run on; PTX for it is compiled for any later one.
 _AMPERE = 80
 
-_libraries: dict[int, PluginLibrary] = {}
+# Plugins stay registered as long as the process lives, so each toolkit has one library of them.
+_libraries: dict[Any, PluginLibrary] = {}
 
 
 @dataclass(frozen=True)
@@ -114,15 +114,15 @@ def register_plugins(build: PluginBuild, toolkit: Toolkit) -> None:
     from aps_deploy.plugins.tensorrt.registration import PluginLibrary
 
     assert not toolkit.is_rtx
-    try:
-        library = _libraries.setdefault(id(toolkit.module), PluginLibrary(toolkit.module))
-    except (ImportError, AttributeError) as error:
-        raise ApsError(
-            f"{toolkit.info.title} {toolkit.version} came without its Python interface for plugins ({error}); reinstall "
-            f"it: {toolkit.info.install_hint}."
-        ) from error
-    target: Target = Target(build.compute_capability, build.ptx_version)
-    library.register(build.node_types, target)
+    if toolkit.module not in _libraries:
+        try:
+            _libraries[toolkit.module] = PluginLibrary(toolkit.module)
+        except ImportError as error:
+            raise ApsError(
+                f"{toolkit.info.title} {toolkit.version} came without its Python interface for plugins ({error}); "
+                f"reinstall it: {toolkit.info.install_hint}."
+            ) from error
+    _libraries[toolkit.module].register(build.node_types, Target(build.compute_capability, build.ptx_version))
 
 
 def check_plugin_layers(build: PluginBuild, toolkit: Toolkit, network: Any) -> None:

@@ -19,7 +19,7 @@ from aps_deploy.plugins.tensorrt.interfaces import (
     num_channels,
 )
 from aps_deploy.plugins.tensorrt.operators import PluginOperator
-from aps_deploy.plugins.tensorrt.ptx import check_entry, renamed
+from aps_deploy.plugins.tensorrt.ptx import check_entry, entry_point, renamed
 
 
 @dataclass(frozen=True)
@@ -110,8 +110,12 @@ def compiled_variant(variant: KernelVariant, target: Target) -> CompiledKernel:
     """
     from aps_deploy.plugins.triton.ahead_of_time import compile_kernel
 
-    function, constants = _source_of(variant)
-    made = compile_kernel(function, variant.kind, constants, target.compute_capability, target.ptx_version)
+    function, constants = source_of(variant)
+    made = compile_kernel(function, variant.kind, constants, target.compute_capability)
+    newest = target.ptx_version
+    if newest is not None and entry_point(made.ptx).version > newest:
+        # Asked for only where it is older than what Triton writes: its assembler reads nothing newer.
+        made = compile_kernel(function, variant.kind, constants, target.compute_capability, newest)
     ptx, num_threads = renamed(made.ptx, variant.name), 32 * made.num_warps
     parameters = parameters_of(variant.operator)
     entry = check_entry(ptx, name=variant.name, parameters=parameters, num_threads=num_threads)
@@ -138,7 +142,7 @@ def triton_version() -> str:
     return importlib.metadata.version("triton")
 
 
-def _source_of(variant: KernelVariant) -> tuple[Any, dict[str, Any]]:
+def source_of(variant: KernelVariant) -> tuple[Any, dict[str, Any]]:
     """Return a kernel's function and its constants."""
     from aps_deploy.plugins.triton import tiles
     from aps_deploy.plugins.triton.kernels import energies, scores, taking

@@ -17,6 +17,7 @@ _ENTRY = re.compile(r"\.visible\s+\.entry\s+(?P<name>[\w$]+)\s*\((?P<parameters>
 _TYPE = re.compile(r"\.param\s+\.([a-z]\d+)\b")
 _THREADS = re.compile(r"\.reqntid\s+(\d+)(?:\s*,\s*(\d+))?(?:\s*,\s*(\d+))?")
 _TARGET = re.compile(r"^\s*\.target\s+(\w+)", re.MULTILINE)
+_VERSION = re.compile(r"^\s*\.version\s+(\d+)\.(\d+)", re.MULTILINE)
 
 
 @dataclass(frozen=True)
@@ -28,29 +29,31 @@ class EntryPoint:
         parameters: their types in order, ``u64`` for an address and ``u32`` for an integer.
         num_threads: threads of a block that the text demands; None where it leaves them to the launch.
         target: the architecture, such as ``sm_90a``.
+        version: of the language, 90 for 9.0: drivers read up to one.
     """
 
     name: str
     parameters: tuple[str, ...]
     num_threads: int | None
     target: str
+    version: int
 
 
 def entry_point(ptx: str) -> EntryPoint:
     """Return the one kernel of a PTX text.
 
     Raises:
-        ApsError: the text holds no kernel, several, or names no architecture.
+        ApsError: the text holds no kernel, several, or names no architecture or version.
     """
-    found, target = list(_ENTRY.finditer(ptx)), _TARGET.search(ptx)
-    if len(found) != 1 or target is None:
+    found, target, version = list(_ENTRY.finditer(ptx)), _TARGET.search(ptx), _VERSION.search(ptx)
+    if len(found) != 1 or target is None or version is None:
         names = ", ".join(match["name"] for match in found) or "none"
         raise ApsError(f"the code of a plugin must hold one kernel for one architecture, and this holds {names}.")
     (match,) = found
     parameters = tuple(str(kind) for kind in _TYPE.findall(match["parameters"]))
     limit = _THREADS.search(match["limits"])
     num_threads = None if limit is None else int(limit[1]) * int(limit[2] or 1) * int(limit[3] or 1)
-    return EntryPoint(match["name"], parameters, num_threads, target[1])
+    return EntryPoint(match["name"], parameters, num_threads, target[1], 10 * int(version[1]) + int(version[2]))
 
 
 def check_entry(ptx: str, *, name: str, parameters: Sequence[str], num_threads: int) -> EntryPoint:
