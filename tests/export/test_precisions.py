@@ -15,7 +15,7 @@ from onnx import TensorProto, numpy_helper
 
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.export.calibration import Calibration
-from aps_deploy.export.forms import POLYPHASE_FORMS, selection_values
+from aps_deploy.export.forms import POLYPHASE_FORMS, PolyphaseForm, selection_values
 from aps_deploy.export.onnx_export import finish_onnx, in_precision, trace_onnx
 from aps_deploy.export.precisions import in_half_precision, resolve_opset
 from aps_deploy.models import ResNet
@@ -106,7 +106,7 @@ def test_weights_are_rounded_once_from_the_folded_float32_ones(precision: Half) 
 
 
 @pytest.mark.parametrize("form", POLYPHASE_FORMS)
-def test_fp16_logits_do_not_change_by_a_bit_in_onnxruntime(form: Literal["where", "gather", "custom-op"]) -> None:
+def test_fp16_logits_do_not_change_by_a_bit_in_onnxruntime(form: PolyphaseForm) -> None:
     model, graph = traced("resnet20_aps3", 32, 32)
     session = ort_session(finish_onnx(in_half_precision(graph, "fp16"), form))
     images = _images(4, 32)
