@@ -7,6 +7,9 @@
 
 The index carries no gradient; gradients flow through the values taken. Autocast leaves the ops alone: they widen
 narrow inputs themselves, because norms in half precision would break the selection.
+
+On a GPU the first three are the kernels of `plugins.triton` where these can be used (see its `usage`); else, and on
+every other device, what is written here.
 """
 
 from __future__ import annotations
@@ -17,9 +20,10 @@ from typing import Any, cast
 import torch
 from torch import Tensor
 
-from aps_deploy.polyphase.criteria import resolve_criterion, resolve_selection_mode
+from aps_deploy.polyphase.criteria import is_additive, resolve_criterion, resolve_selection_mode
 from aps_deploy.polyphase.definition import check_divisible
 from aps_deploy.polyphase.exact import exact_spatial_mean
+from aps_deploy.polyphase.gpu import kernels_for
 from aps_deploy.polyphase.selection import choose, component_scores
 
 # torch.library.custom_op says the same in fewer words, but its first call imports the whole compiler (seconds of a
@@ -39,7 +43,18 @@ def _kernel(schema: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tens
     return register
 
 
-def _as_layout_of(result: Tensor, like: Tensor) -> Tensor:
+def _on_gpu(name: str) -> Callable[[Callable[..., Tensor]], Callable[..., Tensor]]:
+    """Let the decorated function compute an op on CUDA devices."""
+
+    def register(function: Callable[..., Tensor]) -> Callable[..., Tensor]:
+        _LIBRARY.impl(name, function, "CUDA")
+        return function
+
+    return register
+
+
+def as_layout_of(result: Tensor, like: Tensor) -> Tensor:
+    """Return ``result`` in the memory format of ``like``: channels-last, or contiguous for every other."""
     # Real and fake kernels must agree on strides; channels-last networks stay channels-last.
     last = like.is_contiguous(memory_format=torch.channels_last) and not like.is_contiguous()
     return result.contiguous(memory_format=torch.channels_last if last else torch.contiguous_format)
@@ -59,6 +74,16 @@ def _polyphase_index(x: Tensor, stride: int, criterion: str, selection: str) -> 
         return choose(component_scores(x, stride, name, mode), name)
 
 
+@_on_gpu("polyphase_index")
+def _polyphase_index_on_gpu(x: Tensor, stride: int, criterion: str, selection: str) -> Tensor:
+    name, mode = resolve_criterion(criterion), resolve_selection_mode(selection)
+    kernels = None if is_additive(name) and mode == "float" else kernels_for(x, stride)
+    if kernels is None:
+        return _polyphase_index(x, stride, criterion, selection)
+    check_divisible(x.shape[2], x.shape[3], stride)
+    return cast(Tensor, kernels.choose(x, stride, name))
+
+
 @torch.library.register_fake("aps::polyphase_index")
 def _(x: Tensor, stride: int, criterion: str, selection: str) -> Tensor:
     return x.new_empty(x.shape[0], dtype=torch.int64)
@@ -68,26 +93,43 @@ def _(x: Tensor, stride: int, criterion: str, selection: str) -> Tensor:
 def _polyphase_take(x: Tensor, index: Tensor, stride: int) -> Tensor:
     check_divisible(x.shape[2], x.shape[3], stride)
     images = torch.arange(x.shape[0], device=x.device)
-    return _as_layout_of(_component_view(x, stride)[images, index // stride, index % stride], x)
+    return as_layout_of(_component_view(x, stride)[images, index // stride, index % stride], x)
+
+
+@_on_gpu("polyphase_take")
+def _polyphase_take_on_gpu(x: Tensor, index: Tensor, stride: int) -> Tensor:
+    kernels = kernels_for(x, stride)
+    if kernels is None:
+        return _polyphase_take(x, index, stride)
+    check_divisible(x.shape[2], x.shape[3], stride)
+    return cast(Tensor, kernels.take(x, index, stride))
 
 
 @torch.library.register_fake("aps::polyphase_take")
 def _(x: Tensor, index: Tensor, stride: int) -> Tensor:
     n, channels, height, width = x.shape
-    return _as_layout_of(x.new_empty(n, channels, height // stride, width // stride), x)
+    return as_layout_of(x.new_empty(n, channels, height // stride, width // stride), x)
 
 
 @_kernel("polyphase_put(Tensor y, Tensor index, int stride, int height, int width) -> Tensor")
 def _polyphase_put(y: Tensor, index: Tensor, stride: int, height: int, width: int) -> Tensor:
-    x = _as_layout_of(y.new_zeros(y.shape[0], y.shape[1], height, width), y)
+    x = as_layout_of(y.new_zeros(y.shape[0], y.shape[1], height, width), y)
     images = torch.arange(y.shape[0], device=y.device)
     _component_view(x, stride)[images, index // stride, index % stride] = y
     return x
 
 
+@_on_gpu("polyphase_put")
+def _polyphase_put_on_gpu(y: Tensor, index: Tensor, stride: int, height: int, width: int) -> Tensor:
+    kernels = kernels_for(y, stride, height, width)
+    if kernels is None:
+        return _polyphase_put(y, index, stride, height, width)
+    return cast(Tensor, kernels.put(y, index, stride, height, width))
+
+
 @torch.library.register_fake("aps::polyphase_put")
 def _(y: Tensor, index: Tensor, stride: int, height: int, width: int) -> Tensor:
-    return _as_layout_of(y.new_empty(y.shape[0], y.shape[1], height, width), y)
+    return as_layout_of(y.new_empty(y.shape[0], y.shape[1], height, width), y)
 
 
 @_kernel("exact_mean(Tensor x) -> Tensor")

@@ -7,14 +7,13 @@ same with PyTorch's or the file's standard operators. Needs neither torch nor on
 
 from __future__ import annotations
 
-import contextlib
 import ctypes
 import functools
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 from aps_deploy.plugins.cpu.building import LIBRARY, is_current
+from aps_deploy.plugins.switch import are_switched_off
 
 SWITCH = "APS_DEPLOY_NATIVE"
 
@@ -23,9 +22,6 @@ KERNELS = "aps-deploy CPU kernels"
 
 # In the order of `enum aps_criterion`.
 CRITERIA = ("l2", "l1", "l2_min", "l1_min")
-
-# A plain number, as in `polyphase.exporting`: torch.compile cannot trace a ContextVar.
-_switched_off = 0
 
 
 class Map(ctypes.Structure):
@@ -61,18 +57,7 @@ def library_path() -> Path | None:
 
 def is_used() -> bool:
     """Return whether the kernels are there and not switched off."""
-    return _switched_off == 0 and load() is not None
-
-
-@contextlib.contextmanager
-def without_kernels() -> Iterator[None]:
-    """Within this block nothing uses the kernels: a reference must not share the code it is compared with."""
-    global _switched_off
-    _switched_off += 1
-    try:
-        yield
-    finally:
-        _switched_off -= 1
+    return not are_switched_off() and load() is not None
 
 
 @functools.cache

@@ -18,8 +18,9 @@ _MOST_BLURRED_LANES = 8
 _FEWEST_PIXELS, _MOST_PIXELS = 16, 1024
 # Values that one program copies, or blurs.
 _BLOCK, _BLURRED_BLOCK = 1024, 512
-_BLOCK_POSITIONS = 128
-_BLOCK_MAXIMA = 256
+# Energies and maxima that a program of the score takes at a time.
+_BLOCK_ENERGIES = 2048
+_BLOCK_MAXIMA = 1024
 _MOST_PARTS = 32
 
 
@@ -51,7 +52,7 @@ def energy_tile(channels: int, pixels: int, filter_size: int = 1) -> EnergyTile:
 def num_parts(height: int, width: int, stride: int) -> int:
     """Return how many programs share the score of an image: a power of two, 1 to 32."""
     positions = (height // stride) * (width // stride)
-    return min(_MOST_PARTS, power_of_two_from(num_blocks(positions, _BLOCK_POSITIONS)))
+    return min(_MOST_PARTS, power_of_two_from(num_blocks(positions, score_constants(stride)["BLOCK_POSITIONS"])))
 
 
 def copying_block(filter_size: int = 1) -> int:
@@ -59,11 +60,12 @@ def copying_block(filter_size: int = 1) -> int:
     return _BLOCK if filter_size == 1 else _BLURRED_BLOCK
 
 
-def score_constants(stride: int) -> dict[str, Any]:
+def score_constants(stride: int) -> dict[str, int]:
     """Return the block sizes of `scores.score`."""
+    components = power_of_two_from(stride**2)
     return {
-        "BLOCK_POSITIONS": _BLOCK_POSITIONS,
-        "BLOCK_COMPONENTS": power_of_two_from(stride**2),
+        "BLOCK_POSITIONS": _BLOCK_ENERGIES // components,
+        "BLOCK_COMPONENTS": components,
         "BLOCK_MAXIMA": _BLOCK_MAXIMA,
     }
 

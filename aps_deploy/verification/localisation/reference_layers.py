@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from aps_deploy.plugins.cpu.library import without_kernels
+from aps_deploy.plugins.switch import without_kernels
 from aps_deploy.verification.comparing import Images
 from aps_deploy.verification.references.checkpoint import CheckpointReference
 

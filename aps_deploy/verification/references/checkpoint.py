@@ -11,7 +11,7 @@ import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.errors import InputError
-from aps_deploy.plugins.cpu.library import without_kernels
+from aps_deploy.plugins.switch import without_kernels
 from aps_deploy.runtimes.batching import ImageSource, batches
 from aps_deploy.runtimes.metadata import ModelMetadata
 from aps_deploy.runtimes.session import LOGITS, Outputs

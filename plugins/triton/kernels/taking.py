@@ -1,6 +1,6 @@
 """The kept component: the last of the three kernels of a selection, alone by a known index, and its gradient.
 
-All launch a grid of (blocks of values that they write, N). Components are numbered k = dy + STRIDE * dx.
+All have a grid of (blocks of BLOCK values that they write, N). Components are numbered k = dy + STRIDE * dx.
 """
 
 from __future__ import annotations
@@ -11,6 +11,12 @@ import triton.language as tl
 from aps_deploy.plugins.triton.kernels.blurring import blurred_value, spread_value
 from aps_deploy.plugins.triton.kernels.parts import place
 from aps_deploy.plugins.triton.kernels.scores import best_component
+
+
+@triton.jit
+def image_of_program():
+    """Return this program's image: the last ones first, since what `energy` read last is still in the cache."""
+    return (tl.num_programs(1) - 1 - tl.program_id(1)).to(tl.int64)
 
 
 @triton.jit
@@ -43,7 +49,7 @@ def copy_component(
 
     An index that is none of a component gives NaN, and reads nothing.
     """
-    image = tl.program_id(1).to(tl.int64)
+    image = image_of_program()
     columns = width // STRIDE
     num_taken = (height // STRIDE) * columns
     offset = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
@@ -85,7 +91,7 @@ def select(
 
     ``scores`` are those of `scores.score`, (N, PARTS, STRIDE**2) int64.
     """
-    image = tl.program_id(1).to(tl.int64)
+    image = image_of_program()
     chosen = best_component(scores + image * (PARTS * STRIDE * STRIDE), NORM, KEEPS_SMALLEST, STRIDE, PARTS)
     if tl.program_id(0) == 0:
         tl.store(index + image, chosen.to(tl.int64))
@@ -111,7 +117,7 @@ def blurred_select(
     BLOCK: tl.constexpr,
 ):
     """Write what `select` writes, of ``x`` blurred by ``filters`` (C, 1, f, f), whose scores ``scores`` are."""
-    image = tl.program_id(1).to(tl.int64)
+    image = image_of_program()
     chosen = best_component(scores + image * (PARTS * STRIDE * STRIDE), NORM, KEEPS_SMALLEST, STRIDE, PARTS)
     if tl.program_id(0) == 0:
         tl.store(index + image, chosen.to(tl.int64))
@@ -131,7 +137,7 @@ def take(
     BLOCK: tl.constexpr,
 ):
     """Write component ``index[n]`` of every image of ``x`` (N, C, H, W): y (N, C, H/s, W/s)."""
-    chosen = tl.load(index + tl.program_id(1)).to(tl.int32)
+    chosen = tl.load(index + image_of_program()).to(tl.int32)
     copy_component(x, x, chosen, channels, height, width, y, STRIDE, 1, CHANNELS_LAST, BLOCK)
 
 
@@ -150,7 +156,7 @@ def blurred_take(
     BLOCK: tl.constexpr,
 ):
     """Write component ``index[n]`` of every image of ``x`` blurred by ``filters`` (C, 1, f, f)."""
-    chosen = tl.load(index + tl.program_id(1)).to(tl.int32)
+    chosen = tl.load(index + image_of_program()).to(tl.int32)
     copy_component(x, filters, chosen, channels, height, width, y, STRIDE, FILTER_SIZE, CHANNELS_LAST, BLOCK)
 
 
@@ -167,7 +173,7 @@ def put(
     BLOCK: tl.constexpr,
 ):
     """Write x (N, C, H, W): ``y`` as component ``index[n]`` of every image and 0 elsewhere, the gradient of `take`."""
-    image = tl.program_id(1).to(tl.int64)
+    image = image_of_program()
     chosen = tl.load(index + image).to(tl.int32)
     pixels = height * width
     columns = width // STRIDE
@@ -198,7 +204,7 @@ def blurred_put(
     BLOCK: tl.constexpr,
 ):
     """Write the gradient (N, C, H, W) of `blurred_take` for the gradient ``y`` (N, C, H/s, W/s) of what it took."""
-    image = tl.program_id(1).to(tl.int64)
+    image = image_of_program()
     chosen = tl.load(index + image).to(tl.int32)
     pixels = height * width
     num_taken = (height // STRIDE) * (width // STRIDE)

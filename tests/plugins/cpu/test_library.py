@@ -10,6 +10,7 @@ import torch
 
 from aps_deploy.models import create_model
 from aps_deploy.plugins.cpu import building, library
+from aps_deploy.plugins.switch import without_kernels
 
 
 def _in_a_process(code: str, **environment: str) -> str:
@@ -27,10 +28,10 @@ def test_the_switch_turns_them_off() -> None:
 
 def test_a_block_without_them() -> None:
     assert library.is_used()
-    with library.without_kernels():
+    with without_kernels():
         assert not library.is_used()
         assert library.library_path() is None
-        with library.without_kernels():
+        with without_kernels():
             pass
         assert not library.is_used()
     assert library.is_used()
@@ -60,7 +61,7 @@ def test_networks_answer_alike_with_and_without(name: str) -> None:
     with torch.inference_mode():
         logits, indices = model.forward_with_selection(images)
         moved = model(torch.roll(images, (5, 2), (2, 3)))
-        with library.without_kernels():
+        with without_kernels():
             expected_logits, expected_indices = model.forward_with_selection(images)
     assert torch.equal(indices, expected_indices)
     torch.testing.assert_close(logits, expected_logits, atol=1e-4, rtol=1e-4)

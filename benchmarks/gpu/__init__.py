@@ -1,0 +1,1 @@
+"""What `benchmarks.selection_bandwidth` measures on a CUDA device."""

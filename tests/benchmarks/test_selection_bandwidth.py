@@ -1,0 +1,79 @@
+"""What can be said of these measurements without a GPU: what they count, and that they refuse to run without one."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+import torch
+
+from benchmarks import selection_bandwidth
+from benchmarks.gpu import bandwidth, identity
+
+
+def test_maps_are_as_large_as_the_bar_asks() -> None:
+    for setting in bandwidth.settings():
+        num_values = torch.empty(setting.shape, device="meta").numel()
+        assert num_values * setting.dtype.itemsize >= bandwidth.SMALLEST_BYTES
+        assert setting.shape[2] % setting.stride == 0 and setting.shape[3] % setting.stride == 0
+    names = [str(setting) for setting in bandwidth.settings()]
+    assert len(set(names)) == len(names)
+
+
+def test_the_map_is_counted_once_and_its_component_twice() -> None:
+    assert bandwidth.counted_bytes(1600, 2) == 1600 + 400 + 400
+    assert bandwidth.counted_bytes(1600, 4) == 1600 + 100 + 100
+
+
+def test_rows_of_logits_count_as_identical_by_their_bits() -> None:
+    still = torch.tensor([[1.0, 2.0], [3.0, 4.0]])
+    moved = [still.clone(), torch.tensor([[1.0, 2.0], [3.0, 4.5]])]
+    assert identity.compared(still, moved) == {"identical": 3, "of": 4, "largest_difference": 0.5}
+
+
+def test_the_result_file_is_named_after_the_gpu() -> None:
+    assert selection_bandwidth.file_name("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3.json"
+
+
+def test_every_result_is_in_a_table() -> None:
+    spread = {"median": 0.8, "lower_quartile": 0.79, "upper_quartile": 0.81}
+    document = {
+        "bandwidth": [
+            {
+                "setting": "1x2x4x4, float32, stride 2",
+                "copy_gb_per_s": 2000.0,
+                "select_gb_per_s": 1600.0,
+                "of_copy": {**spread, "at_least": 0.7, "met": True},
+            }
+        ],
+        "bits_under_shifts": [
+            {
+                "dtype": "float16",
+                "deterministic": True,
+                "benchmark": False,
+                "identical": 31,
+                "of": 32,
+                "largest_difference": 0.1,
+            }
+        ],
+        "compiled": [
+            {
+                "setting": "resnet18_aps3:224:64",
+                "dtype": "float32",
+                "seconds": {"lpf": {"median": 0.02}},
+                "aps/lpf": {**spread, "at_most": 1.1, "met": True},
+            }
+        ],
+    }
+    tables = selection_bandwidth.tables_of(document)
+    assert [table.row_count for table in tables] == [1, 1, 1]
+    assert list(tables[1].columns[1].cells) == ["deterministic"]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+def test_without_a_gpu_one_sentence_says_so() -> None:
+    command = [sys.executable, "-m", "benchmarks.selection_bandwidth"]
+    result = subprocess.run(command, capture_output=True, text=True)
+    assert result.returncode == 2 and result.stdout == ""
+    assert result.stderr == "selection_bandwidth: nothing is measured, because torch finds no CUDA device here.\n"

@@ -1,0 +1,30 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from tests.plugins.triton import checks
+from tests.plugins.triton.maps import Case, cases
+
+
+@pytest.mark.parametrize(
+    "check",
+    [checks.check_choice, checks.check_take, checks.check_select, checks.check_neighbours, checks.check_gradient],
+    ids=lambda check: check.__name__.removeprefix("check_"),
+)
+def test_property(check: Callable[[Case], None]) -> None:
+    @settings(deadline=None, max_examples=20, database=None)
+    @given(cases())
+    def holds(case: Case) -> None:
+        check(case)
+
+    holds()
+
+
+@settings(deadline=None, max_examples=30, database=None)
+@given(cases(), st.integers(0, 40), st.integers(0, 40))
+def test_shift(case: Case, down: int, right: int) -> None:
+    checks.check_shift(case, down, right)
