@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from aps_deploy.errors import ApsError
+from aps_deploy.errors import ApsError, InputError
 from aps_deploy.export.engines.settings import EngineSettings
 from aps_deploy.runtimes.tensorrt.gpu import Gpu
 from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from aps_deploy.plugins.tensorrt.registration import PluginLibrary
 
-# The oldest GPU that a plan for all from Ampere on must run on; PTX for it is compiled for any later one.
+# The oldest GPUs that the kernels run on; the driver compiles PTX for them on any later one.
 _AMPERE = 80
 
 # Plugins stay registered as long as the process lives, so each toolkit has one library of them.
@@ -77,7 +77,7 @@ def plugin_build(model: onnx.ModelProto, settings: EngineSettings, toolkit: Tool
     """Return what the build of a file takes from plugins; None where it takes nothing.
 
     Raises:
-        InputError: the file wants plugins and their kernels cannot be compiled here.
+        InputError: the file wants plugins, and their kernels cannot be compiled here or do not run on this GPU.
     """
     from aps_deploy.export.plugin_nodes import plugin_nodes
 
@@ -88,6 +88,11 @@ def plugin_build(model: onnx.ModelProto, settings: EngineSettings, toolkit: Tool
 
     assert toolkit.gpu is not None  # its builder runs nowhere else
     own = int(toolkit.gpu.compute_capability.replace(".", ""))
+    if own < _AMPERE:
+        raise InputError(
+            f"the plugins' kernels run on GPUs of compute capability 8.0 and newer, and {toolkit.gpu.name} has "
+            f"{toolkit.gpu.compute_capability}; export with --polyphase where."
+        )
     capability = _AMPERE if settings.hardware_compatibility == "ampere-plus" else own
     return PluginBuild(dict(sorted(found.items())), capability, ptx_version_of(toolkit.gpu), triton_version())
 

@@ -111,6 +111,12 @@ def test_without_triton_the_way_out_is_named(
         export_engine(source, tmp_path / "toy.plan", TRT)
 
 
+def test_a_gpu_that_the_kernels_do_not_run_on(tensorrt: Toolkit) -> None:
+    old = dataclasses.replace(tensorrt, gpu=Gpu("a T4", "7.5", "13.0"))
+    with pytest.raises(InputError, match=r"of compute capability 8\.0 and newer, and a T4 has 7\.5; export with"):
+        plugin_build(toy("fp32", "plugin"), TRT, old)
+
+
 def test_tensorrt_for_rtx_is_given_none(rtx: Toolkit, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Its parser ends the process where one is registered."""
 
