@@ -137,7 +137,7 @@ def triton_version() -> str:
     if importlib.util.find_spec("triton") is None:
         raise InputError(
             "the file's selections are operators of plugins, whose kernels Triton compiles, and its package triton is "
-            "not installed; pip install triton, or export with --polyphase where."
+            "not installed; pip install 'aps-deploy[triton]', or export with --polyphase where."
         )
     return importlib.metadata.version("triton")
 
