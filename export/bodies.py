@@ -31,6 +31,7 @@ from aps_deploy.export.limbs import (
 )
 from aps_deploy.export.one_pass import write_one_pass_scores
 from aps_deploy.export.op_names import Choice, blurred_op, exact_mean_op, index_op, select_op, take_op
+from aps_deploy.plugins.tensorrt.operators import PluginOperator
 
 # `gather` differs from `where` in how it takes, `one-pass` in that and in how it sums.
 BodyForm = Literal["where", "gather", "one-pass"]
@@ -75,6 +76,53 @@ def select_function(choice: Choice, *, form: BodyForm, opset: int, blurred: bool
     _write_index(writer, choice, form, source)
     _write_take(writer, choice.stride, form, source)
     return _function(writer, select_op(choice), blurred, [])
+
+
+def plugin_function(operator: PluginOperator, *, opset: int) -> onnx.FunctionProto:
+    """Return the body of an operator that a TensorRT plugin computes; see `plugins.tensorrt.operators` for the types.
+
+    The three bodies of a selection, one after the other, are the body of `select_function`. Maxima M (N, B) and scores
+    S (N, P, s*s) come in parts, as many as there are blocks of threads in the plugin; here there is one.
+    """
+    if operator.kind == "energy":
+        writer, inputs = BodyWriter(["E", "M"], opset=opset), ["X"]
+        values = writer.op("Cast", ["X"], "values", to=onnx.TensorProto.FLOAT)
+        energy = _channel_sum(writer, Choice(f"l{operator.power}"), values)
+        is_number = writer.op("LessOrEqual", [energy, writer.real(_FLOAT32_MAX)], "is_number")
+        bounded = writer.op("Where", [is_number, energy, writer.real(float("inf"))], "bounded")
+        writer.reduce("ReduceMax", bounded, (2, 3), "M", keepdims=0)
+        writer.op("Squeeze", [energy, writer.integers(1)], "E")
+    elif operator.kind == "score":
+        writer, inputs = BodyWriter(["S"], opset=opset), ["E", "M"]
+        energy = writer.op("Unsqueeze", ["E", writer.integers(1)], "energy")
+        largest = writer.reduce("ReduceMax", "M", (1,), "largest", keepdims=1)
+        peak = writer.op("Unsqueeze", [largest, writer.integers(2, 3)], "peak")
+        finite = writer.op("LessOrEqual", [peak, writer.real(_FLOAT32_MAX)], "finite")
+        sums = _component_sums(writer, _scaled_components(writer, operator.stride, energy, peak, finite))
+        ordered = _put_in_order(writer, operator.stride, sums, "ordered_sums")
+        writer.op("Unsqueeze", [ordered, writer.integers(1)], "S")
+    else:
+        writer, inputs = BodyWriter(["Y", "I"], opset=opset), ["X", "S"]
+        _write_choice(writer, operator)
+        _blend(writer, "X", operator.stride)
+    return writer.function(operator.op_type, inputs, attributes=NODE_ATTRIBUTES)
+
+
+def decision_function(operator: PluginOperator, *, opset: int) -> onnx.FunctionProto:
+    """Return the part of a ``select`` operator's body that takes nothing: S (N, P, s*s) -> I (N,)."""
+    writer = BodyWriter(["I"], opset=opset)
+    _write_choice(writer, operator)
+    return writer.function(decision_op(operator), ["S"], attributes=NODE_ATTRIBUTES)
+
+
+def decision_op(operator: PluginOperator) -> str:
+    """Return the type of `decision_function`."""
+    return f"{operator.op_type}Index"
+
+
+def _write_choice(writer: BodyWriter, operator: PluginOperator) -> None:
+    scores = writer.reduce("ReduceSum", "S", (1,), SCORES, keepdims=0)
+    _write_chain(writer, scores, Choice("l2_min" if operator.smallest else "l2", stride=operator.stride))
 
 
 def _index_dtype(narrow: bool) -> type[np.int32] | type[np.int64]:
@@ -147,26 +195,38 @@ def _write_index(writer: BodyWriter, choice: Choice, form: BodyForm, source: str
         scores = write_one_pass_scores(writer, values, power=power, stride=choice.stride)
     else:
         scores = _sum_scores(writer, choice, values)
-    by_component = [dy * choice.stride + dx for dx in range(choice.stride) for dy in range(choice.stride)]
     if choice.limb_bits is None or not choice.has_sums:
-        ordered = writer.op("Gather", [scores, writer.index(*by_component)], SCORES, axis=1)
-        _write_chain(writer, ordered, choice)
+        _write_chain(writer, _put_in_order(writer, choice.stride, scores, SCORES), choice)
     else:
-        number = num_limbs(choice.limb_bits)
-        by_limb = [limb * len(by_component) + column for limb in range(number) for column in by_component]
-        ordered = writer.op("Gather", [scores, writer.index(*by_limb)], SCORES, axis=1)
+        ordered = _put_in_order(writer, choice.stride, scores, SCORES, num_limbs(choice.limb_bits))
         write_limb_chain(writer, ordered, choice)
+
+
+def _put_in_order(writer: BodyWriter, stride: int, scores: str, name: str, num_limbs: int = 1) -> str:
+    """Write the scores (N, num_limbs*s*s) of SpaceToDepth's components, dy*s + dx, in order of k = dy + s*dx."""
+    by_component = [dy * stride + dx for dx in range(stride) for dy in range(stride)]
+    columns = [limb * stride**2 + column for limb in range(num_limbs) for column in by_component]
+    return writer.op("Gather", [scores, writer.index(*columns)], name, axis=1)
 
 
 def _sum_scores(writer: BodyWriter, choice: Choice, values: str) -> str:
     energy = _channel_sum(writer, choice, values)
     peak, finite, bounded_energy = _finite_peak(writer, energy, (1, 2, 3))
-    clean = writer.op("Where", [finite, bounded_energy, writer.real(0.0)], "clean_energy")
-    bounded_peak = writer.op("Max", [peak, writer.real(_SCALE_FLOOR)], "bounded_peak")
-    components = writer.op("SpaceToDepth", [clean], "components", blocksize=choice.stride)
-    rounded = _scale(writer, components, bounded_peak)
+    rounded = _scaled_components(writer, choice.stride, bounded_energy, peak, finite)
     if choice.limb_bits is not None:
         return write_limb_sums(writer, rounded, choice.limb_bits, keepdims=0)
+    return _component_sums(writer, rounded)
+
+
+def _scaled_components(writer: BodyWriter, stride: int, energy: str, peak: str, finite: str) -> str:
+    """Write energies (N, 1, H, W) on the scale of their peak, whole, as (N, s*s, H/s, W/s) in SpaceToDepth's order."""
+    clean = writer.op("Where", [finite, energy, writer.real(0.0)], "clean_energy")
+    bounded_peak = writer.op("Max", [peak, writer.real(_SCALE_FLOOR)], "bounded_peak")
+    components = writer.op("SpaceToDepth", [clean], "components", blocksize=stride)
+    return _scale(writer, components, bounded_peak)
+
+
+def _component_sums(writer: BodyWriter, rounded: str) -> str:
     return writer.reduce("ReduceSum", _whole64(writer, rounded), (2, 3), "component_sums", keepdims=0)
 
 

@@ -99,6 +99,8 @@ def export(
         f"{found['num_kernels']} kernels, {found['precision']['precision']} as read from the "
         f"{found['precision']['read_from']}{'; from the engine cache' if artifact.from_cache else ''}"
     )
+    if found.get("plugins"):
+        typer.echo(f"{sum(found['plugins']['kernels'].values())} of them are this project's, from TensorRT plugins")
 
 
 def _export_onnx(checkpoint: str, output: Path, given: dict[str, Any]) -> None:

@@ -1,4 +1,4 @@
-"""The four forms in which an exported file states its selections.
+"""The five forms in which an exported file states its selections.
 
 ``custom-op``  nodes of the domain ``aps``, one for a layer's blur, choice and component, with bodies: a kernel where
                there is one, standard operators elsewhere
@@ -6,6 +6,7 @@
 ``gather``     standard operators only; the kept component comes from ``GatherND`` on the stacked components
 ``one-pass``   standard operators only; exact sums by one reduction instead of three, and the kept component by
                ``Where`` on all of them: fewest kernels in an engine, more work where each operator runs by itself
+``plugin``     nodes of the domain ``aps``, three for a choice, with bodies: those that TensorRT's plugins compute
 """
 
 from __future__ import annotations
@@ -33,16 +34,18 @@ from aps_deploy.export.op_names import (
     is_narrow,
     take_stride_of,
 )
+from aps_deploy.export.plugin_nodes import plugin_body, with_plugin_nodes
+from aps_deploy.plugins.tensorrt.operators import operator_of
 
 INDICES_NAME = "polyphase_indices"
 _SCORES_PATTERN = re.compile(rf"{PREFIX}{bodies.SCORES}__\d+|.*/{bodies.SCORES}(_\d+)?")
 
-PolyphaseForm = Literal["where", "gather", "one-pass", "custom-op"]
+PolyphaseForm = Literal["where", "gather", "one-pass", "custom-op", "plugin"]
 POLYPHASE_FORMS: tuple[PolyphaseForm, ...] = get_args(PolyphaseForm)
 
 
 def resolve_form(name: str) -> PolyphaseForm:
-    """Return ``name`` as one of the four forms.
+    """Return ``name`` as one of the five forms.
 
     Raises:
         InputError: no such form.
@@ -55,13 +58,14 @@ def apply_form(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto:
 
     Pooling is inlined in every form: it is one small reduction, no kernel of ours would be faster.
     """
-    proto = attach_bodies(with_blurs(traced) if form == "custom-op" else traced, form)
+    proto = attach_bodies(_with_nodes_of(traced, form), form)
     opset = _opset_of(proto)
-    if form == "custom-op":
-        pooling = [(f.domain, f.name) for f in proto.functions if f.name.startswith(EXACT_MEAN_OP)]
-        proto = onnx.inliner.inline_selected_functions(proto, pooling) if pooling else proto
+    if form in ("custom-op", "plugin"):
+        others = [(f.domain, f.name) for f in proto.functions if not _keeps_body(f.name, form)]
+        proto = onnx.inliner.inline_selected_functions(proto, others) if others else proto
     else:
         proto = onnx.inliner.inline_local_functions(proto)
+    if form != "custom-op":
         _name_scores(proto)
     _declare_domains(proto, opset)
     share_constants(proto.graph)
@@ -69,11 +73,24 @@ def apply_form(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto:
     return proto
 
 
+def _with_nodes_of(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto:
+    if form == "custom-op":
+        return with_blurs(traced)
+    return with_plugin_nodes(traced) if form == "plugin" else traced
+
+
+def _keeps_body(op_type: str, form: PolyphaseForm) -> bool:
+    """Return whether nodes of a type stay what they are in a file with nodes of the domain ``aps``."""
+    if form == "custom-op":
+        return not op_type.startswith(EXACT_MEAN_OP)
+    return operator_of(op_type) is not None
+
+
 def attach_bodies(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto:
     """Return ``traced`` with a model-local function for every operator of the domain ``aps``, so that it can be run."""
     proto = onnx.ModelProto()
     proto.CopyFrom(traced)
-    body_form: bodies.BodyForm = "where" if form == "custom-op" else form
+    body_form: bodies.BodyForm = "where" if form in ("custom-op", "plugin") else form
     used = sorted({node.op_type for node in proto.graph.node if node.domain == DOMAIN})
     for op_type in used:
         proto.functions.append(_body_of(op_type, body_form, _opset_of(proto)))
@@ -85,6 +102,9 @@ def _opset_of(proto: onnx.ModelProto) -> int:
 
 
 def _body_of(op_type: str, form: bodies.BodyForm, opset: int) -> onnx.FunctionProto:
+    of_plugin = plugin_body(op_type, opset=opset)
+    if of_plugin is not None:
+        return of_plugin
     choice, stride, blurred = choice_of(op_type), take_stride_of(op_type), is_blurred(op_type)
     if choice is not None and is_choosing_only(op_type):
         return bodies.index_function(choice, form=form, opset=opset, blurred=blurred)

@@ -21,6 +21,7 @@ from aps_deploy.export.forms import PolyphaseForm, apply_form, inlined, resolve_
 from aps_deploy.export.graph_edits import drop_traces, merge_selects, name_nodes, name_operator_values
 from aps_deploy.export.kept_layers import check_kept, kept_layers
 from aps_deploy.export.narrow_integers import limb_bits_of_selections, with_narrow_integers
+from aps_deploy.export.plugin_nodes import forget_part_sizes
 from aps_deploy.export.precisions import Precision, in_half_precision, resolve_opset, resolve_precision
 from aps_deploy.export.quantisation import CalibrationMethod, quantised
 from aps_deploy.export.tensorrt8 import (
@@ -72,7 +73,7 @@ def export_onnx(
         path: The file to write, ending in ``.onnx``.
         polyphase: ``where``, ``gather`` and ``one-pass`` use standard operators only, the last for engines (see
             `one_pass`); ``custom-op`` keeps one node per selection, its blur included, with a body of standard
-            operators, for runtimes with a kernel.
+            operators, for runtimes with a kernel; ``plugin`` keeps those that TensorRT's plugins compute.
         image_size: Side of the square images, or (height, width), in pixels.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``; selections, pooling, classifier, input and outputs are
             float32 in each.
@@ -259,12 +260,14 @@ def in_precision(
 def finish_onnx(
     traced: onnx.ModelProto, form: PolyphaseForm, circular_padding: CircularPadding = "wrap"
 ) -> onnx.ModelProto:
-    """Return a graph of `trace_onnx`, which is not changed, in one of the four forms, with all shapes inferred."""
+    """Return a graph of `trace_onnx`, which is not changed, in one of the five forms, with all shapes inferred."""
     proto = apply_form(traced, form)
     if circular_padding == "concat":
         proto = with_concatenations(proto)
     del proto.graph.value_info[:]
-    return onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    proto = onnx.shape_inference.infer_shapes(proto, check_type=True, strict_mode=True, data_prop=True)
+    forget_part_sizes(proto)
+    return proto
 
 
 def finish_for_tensorrt8(narrow: onnx.ModelProto) -> onnx.ModelProto:

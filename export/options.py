@@ -21,7 +21,7 @@ Engine = Annotated[
 ]
 
 Polyphase = Annotated[
-    Literal["where", "gather", "one-pass", "custom-op"] | None,
+    Literal["where", "gather", "one-pass", "custom-op", "plugin"] | None,
     Option("--polyphase", help="How the file writes the selection [default: where; one-pass for an engine]."),
 ]
 Precision = Annotated[

@@ -61,8 +61,8 @@ class ModelMetadata:
         criterion: norm that ranks the components, such as ``l2``.
         selection_layers: module paths of the selecting layers, in forward order.
         selections: names of their values in the ONNX graph; empty for a checkpoint.
-        polyphase: form of the selection in the file: ``custom-op``, ``gather``, ``one-pass`` or ``where``; None for a
-            checkpoint.
+        polyphase: form of the selection in the file: ``custom-op``, ``gather``, ``one-pass``, ``plugin`` or
+            ``where``; None for a checkpoint.
         precision: ``fp32``, ``fp16``, ``bf16`` or ``int8``.
         kept_fp32: nodes of the graph that compute in float32 although the file is of another precision, by name.
         checkpoint_sha256: hash of the checkpoint the file was made from.

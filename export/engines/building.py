@@ -9,6 +9,7 @@ from aps_deploy.errors import ApsError, InputError
 from aps_deploy.export.engines.build_progress import Report, new_progress_monitor
 from aps_deploy.export.engines.kernels import Kernel, kernels_from_inspector, kernels_from_log
 from aps_deploy.export.engines.network import fixed_size, image_input, new_network, parse_onnx
+from aps_deploy.export.engines.plugins import PluginBuild, check_plugin_layers, register_plugins
 from aps_deploy.export.engines.profiles import check_sizes
 from aps_deploy.export.engines.settings import EngineSettings, compute_capability_names
 from aps_deploy.export.engines.timing_cache import attach_timing_cache, save_timing_cache
@@ -54,6 +55,7 @@ class BuiltEngine:
         source: ``engine inspector`` or ``builder log``.
         input_shapes: for each profile the smallest, best and largest shape (N, C, H, W) of the images.
         log: everything the builder said.
+        plugins: what it takes from plugins; None where it takes nothing.
     """
 
     plan: bytes
@@ -62,6 +64,7 @@ class BuiltEngine:
     source: str
     input_shapes: tuple[tuple[tuple[int, ...], ...], ...]
     log: ToolkitLog
+    plugins: PluginBuild | None = None
 
 
 def build_engine(
@@ -72,6 +75,7 @@ def build_engine(
     name: str = "the ONNX file",
     size_divisor: int = 1,
     report: Report | None = None,
+    plugins: PluginBuild | None = None,
 ) -> BuiltEngine:
     """Return the plan compiled from the bytes of an ONNX file.
 
@@ -82,17 +86,22 @@ def build_engine(
         name: what to call the file in an error.
         size_divisor: heights and widths of a dynamic file must be multiples of it.
         report: told what the builder is doing, and how far it is.
+        plugins: of `plugin_build`.
 
     Raises:
         InputError: the parser refuses the file, or a profile does not fit it.
-        ApsError: the builder fails.
+        ApsError: the builder fails, or leaves a plugin out.
     """
     log = ToolkitLog()
     logger = new_logger(toolkit, log)
     builder = toolkit.module.Builder(logger)
     network = new_network(toolkit, builder)
+    if plugins is not None:
+        register_plugins(plugins, toolkit)
     # Held until the build is done: the network points into the parser's memory.
     parser = parse_onnx(toolkit, logger, network, content, name)
+    if plugins is not None:
+        check_plugin_layers(plugins, toolkit, network)
     config = builder.create_builder_config()
     configure(toolkit, config, settings)
     shapes = add_profiles(builder, config, image_input(network, name), settings, size_divisor)
@@ -107,7 +116,7 @@ def build_engine(
     del parser, monitor
     data = bytes(plan)
     kernels, source = read_kernels(toolkit, logger, data, log)
-    return BuiltEngine(data, settings, kernels, source, shapes, log)
+    return BuiltEngine(data, settings, kernels, source, shapes, log, plugins)
 
 
 def configure(toolkit: Toolkit, config: Any, settings: EngineSettings) -> None:

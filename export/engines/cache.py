@@ -1,8 +1,8 @@
 """The engine cache: plans kept by what they were made of, so that the same engine is not compiled twice.
 
 A plan is found again where everything that has a part in it is the same: the bytes of the ONNX file, the settings, the
-version of the toolkit and of this package, and the GPU. Plans are not reproducible byte for byte, so the key is made of
-what goes in and not of what comes out.
+version of the toolkit and of this package, the GPU, and the kernels of plugins. Plans are not reproducible byte for
+byte, so the key is made of what goes in and not of what comes out.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from typing import Any
 
 import aps_deploy
 from aps_deploy.errors import InputError
+from aps_deploy.export.engines.plugins import PluginBuild
 from aps_deploy.export.engines.settings import EngineSettings
 from aps_deploy.files import atomic_path, read_json, sha256_of
 from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
@@ -22,13 +23,14 @@ from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
 _LOGGER = logging.getLogger(__name__)
 
 
-def cache_key(onnx_sha256: str, settings: EngineSettings, toolkit: Toolkit) -> str:
+def cache_key(onnx_sha256: str, settings: EngineSettings, toolkit: Toolkit, plugins: PluginBuild | None = None) -> str:
     """Return the hexadecimal SHA-256 of everything that has a part in a plan.
 
     Args:
         onnx_sha256: of the ONNX file's bytes.
         settings: of `check_settings`: with nothing left open.
         toolkit: of `load_toolkit`.
+        plugins: of `plugin_build`.
     """
     parts = {
         "onnx": onnx_sha256,
@@ -36,6 +38,7 @@ def cache_key(onnx_sha256: str, settings: EngineSettings, toolkit: Toolkit) -> s
         "toolkit": [toolkit.info.kind, toolkit.version],
         "aps_deploy": aps_deploy.__version__,
         "gpu": None if toolkit.gpu is None else toolkit.gpu.to_dict(),
+        **({} if plugins is None else {"plugins": plugins.key()}),
     }
     return hashlib.sha256(json.dumps(parts, sort_keys=True).encode()).hexdigest()
 

@@ -22,6 +22,7 @@ from aps_deploy.export.engines.build_progress import Report
 from aps_deploy.export.engines.building import BuiltEngine, build_engine
 from aps_deploy.export.engines.cache import EngineCache, cache_key
 from aps_deploy.export.engines.kernels import num_kernels
+from aps_deploy.export.engines.plugins import PluginBuild, plugin_build
 from aps_deploy.export.engines.precision_readback import check_precisions, read_precisions
 from aps_deploy.export.engines.settings import EngineSettings, check_settings
 from aps_deploy.export.engines.source import OnnxSource, read_source
@@ -91,10 +92,11 @@ def export_engine(
         onnx_source, warnings = _exported(source, onnx_options)
     toolkit = load_toolkit(settings.kind)
     chosen = check_settings(settings, toolkit)
-    key = cache_key(onnx_source.sha256, chosen, toolkit)
+    plugins = plugin_build(onnx_source.model, chosen, toolkit)
+    key = cache_key(onnx_source.sha256, chosen, toolkit, plugins)
     found = None if kept is None else kept.find(key)
     if found is None:
-        plan, engine = _built(onnx_source, chosen, toolkit, report)
+        plan, engine = _built(onnx_source, chosen, toolkit, plugins, report)
         if kept is not None:
             kept.keep(key, plan, engine)
     else:
@@ -134,6 +136,7 @@ def describe_engine(built: BuiltEngine, toolkit: Toolkit, source: OnnxSource) ->
         "precision": read.to_dict(),
         "num_kernels": num_kernels(built.kernels),
         "has_weights": not built.settings.strip_weights,
+        "plugins": None if built.plugins is None else built.plugins.to_dict(),
         "warnings": list(read.warnings()),
     }
 
@@ -175,7 +178,11 @@ def _tensor(entry: Any) -> dict[str, Any]:
 
 
 def _built(
-    source: OnnxSource, settings: EngineSettings, toolkit: Toolkit, report: Report | None
+    source: OnnxSource,
+    settings: EngineSettings,
+    toolkit: Toolkit,
+    plugins: PluginBuild | None,
+    report: Report | None,
 ) -> tuple[bytes, dict[str, Any]]:
     built = build_engine(
         source.content,
@@ -184,6 +191,7 @@ def _built(
         name=source.name,
         size_divisor=source.metadata.size_divisor,
         report=report,
+        plugins=plugins,
     )
     return built.plan, describe_engine(built, toolkit, source)
 

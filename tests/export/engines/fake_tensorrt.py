@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import enum
 import json
+import sys
 from typing import Any
 
 import onnx
@@ -29,6 +30,8 @@ MemoryPoolType = enum.IntEnum("MemoryPoolType", "WORKSPACE")
 HardwareCompatibilityLevel = enum.IntEnum("HardwareCompatibilityLevel", "NONE AMPERE_PLUS")
 LayerInformationFormat = enum.IntEnum("LayerInformationFormat", "ONELINE JSON")
 Severity = enum.IntEnum("Severity", "ERROR WARNING INFO")
+LayerType = enum.IntEnum("LayerType", "CONVOLUTION PLUGIN_V3")
+float32, int64 = "float32", "int64"
 
 
 class ILogger:
@@ -43,12 +46,25 @@ class _Tensor:
     name, shape = "images", (-1, 3, 8, 8)
 
 
+class _Layer:
+    def __init__(self, kind: LayerType) -> None:
+        self.type = kind
+
+
 class _Network:
     num_inputs = 1
 
     def __init__(self, flags: int) -> None:
         self.flags = flags
         self.model = onnx.ModelProto()
+        self.layers: list[_Layer] = []
+
+    @property
+    def num_layers(self) -> int:
+        return len(self.layers)
+
+    def get_layer(self, index: int) -> _Layer:
+        return self.layers[index]
 
     def get_input(self, index: int) -> Any:
         return [_Tensor][index]
@@ -61,8 +77,17 @@ class OnnxParser:
         self._network = network
 
     def parse(self, content: bytes) -> bool:
-        self._network.model.ParseFromString(content)
+        model = self._network.model
+        model.ParseFromString(content)
+        for node in model.graph.node:
+            is_plugin = any(each.name == "plugin_namespace" for each in node.attribute) and _has_plugin(node.op_type)
+            self._network.layers.append(_Layer(LayerType.PLUGIN_V3 if is_plugin else LayerType.CONVOLUTION))
         return True
+
+
+def _has_plugin(op_type: str) -> bool:
+    plugins = sys.modules.get(f"{__name__}.plugin")
+    return plugins is not None and f"aps::{op_type}" in plugins.KERNELS
 
 
 class _TimingCache:
@@ -134,6 +159,7 @@ class Builder:
             "strongly_typed": bool(network.flags & 1 << NetworkDefinitionCreationFlag.STRONGLY_TYPED),
             "hardware": config.hardware_compatibility_level.name,
             "times": None if config.timing is None else config.timing.content.decode(),
+            "plugins": sum(layer.type == LayerType.PLUGIN_V3 for layer in network.layers),
             "products": [node.name for node in network.model.graph.node if node.op_type in PRODUCTS],
         }
         return json.dumps(document).encode()
@@ -180,6 +206,4 @@ class Runtime:
 
 def fake_toolkit() -> Toolkit:
     """Enterprise TensorRT 10.9, as far as this module goes, on a machine with a GPU."""
-    import sys
-
     return Toolkit(TOOLKITS["trt"], sys.modules[__name__], "10.9.0.34", GPU)

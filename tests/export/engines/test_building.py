@@ -44,6 +44,7 @@ def test_a_plan_and_what_is_known_of_it(half_engine: BuiltEngine) -> None:
     ("precision", "form"),
     [
         ("fp32", "custom-op"),
+        ("fp16", "plugin"),
         pytest.param("fp32", "where", marks=pytest.mark.slow),
         pytest.param("fp32", "gather", marks=pytest.mark.slow),
         pytest.param("fp16", "gather", marks=pytest.mark.slow),
@@ -52,6 +53,9 @@ def test_a_plan_and_what_is_known_of_it(half_engine: BuiltEngine) -> None:
         pytest.param("bf16", "custom-op", marks=pytest.mark.slow),
         pytest.param("int8", "where", marks=pytest.mark.slow),
         pytest.param("int8", "custom-op", marks=pytest.mark.slow),
+        pytest.param("fp32", "plugin", marks=pytest.mark.slow),
+        pytest.param("bf16", "plugin", marks=pytest.mark.slow),
+        pytest.param("int8", "plugin", marks=pytest.mark.slow),
     ],
 )
 def test_every_form_and_precision_builds_and_is_read_back(

@@ -1,0 +1,1 @@
+"""The GPU kernels as TensorRT plugins, compiled ahead of time into the engine."""
