@@ -28,6 +28,8 @@ ENVIRONMENT = {
     "RAY_SERVE_HAPROXY_HEALTH_CHECK_INTER": "2s",
     # A replica that ends waits so long for the front doors to forget it; Ray would wait 30 s.
     "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "5",
+    # Ray's workers run at niceness 15, behind whatever else a host does; a server is what is waited for.
+    "RAY_worker_niceness": "0",
     # Ray reports to its makers otherwise.
     "RAY_USAGE_STATS_ENABLED": "0",
 }
