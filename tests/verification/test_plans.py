@@ -106,7 +106,7 @@ def test_without_the_onnx_file_the_document_tells_what_it_can(
     assert certificate.passed, certificate.failed_checks
     checks = {check.name: check for check in certificate.checks}
     assert checks["static_findings"].status == "not_applicable"
-    assert "is not beside it as net.onnx" in checks["static_findings"].reason
+    assert "no ONNX file beside it is the one it was compiled from" in checks["static_findings"].reason
     assert checks["other_precision_layers"].status == "passed"
     _with_precision(plan)
     checks = {check.name: check for check in _verify(plan, exports, folder).checks}
