@@ -151,7 +151,7 @@ def plan_document(target: Path, plan: bytes, engine: Mapping[str, Any], source: 
         "sha256": hashlib.sha256(plan).hexdigest(),
         "onnx_sha256": source.sha256,
         # The plan asks for that file by name where it lacks its weights.
-        **({} if engine["has_weights"] else {"onnx_file": source.name}),
+        **({} if engine.get("has_weights", True) else {"onnx_file": source.name}),
         "checkpoint_sha256": source.metadata.checkpoint_sha256,
         "layer_precisions": engine["precision"]["layers"],
         "tools": tools,

@@ -108,8 +108,10 @@ class LoadedEngine:
     def _runtime_cache(self, configuration: Any) -> RuntimeCache | None:
         """Return the cache that all contexts share, read with the first of them: reading it needs CUDA at work."""
         with self._lock:
-            if self._cache is None and self._cache_file is not None:
-                self._cache = RuntimeCache(configuration.create_runtime_cache(), self._cache_file)
+            path, self._cache_file = self._cache_file, None  # asked for once
+            cache = None if path is None else configuration.create_runtime_cache()
+            if path is not None and cache is not None:
+                self._cache = RuntimeCache(cache, path)
             return self._cache
 
 
