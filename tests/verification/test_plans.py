@@ -29,7 +29,7 @@ from aps_deploy.verification.paths import verify_path
 from aps_deploy.verification.plan_evidence import plan_evidence
 from aps_deploy.verification.preparing import facts_of
 from aps_deploy.verification.probe.probing import check_probed_kind
-from tests.runtimes.tensorrt.fake_cuda import install_fake_cuda
+from tests.runtimes.tensorrt.fake_cuda import FakeEvent, install_fake_cuda
 from tests.runtimes.tensorrt.fake_engine import fake_toolkit, write_plan
 from tests.runtimes.tensorrt.fake_rtx import fake_rtx, write_stripped_plan
 
@@ -243,7 +243,7 @@ def stripped(exports: dict[str, Path], tmp_path: Path, monkeypatch: pytest.Monke
 
 
 def test_a_plan_without_weights_runs_with_those_of_its_onnx_file(
-    stripped: Path, exports: dict[str, Path], folder: Path
+    stripped: Path, exports: dict[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runner = CliRunner()
     certificate = _verify(stripped, exports, folder)
@@ -257,6 +257,8 @@ def test_a_plan_without_weights_runs_with_those_of_its_onnx_file(
     assert [result.exit_code for result in told] == [0, 0], told[0].output
     ours, theirs = (json.loads(result.stdout) for result in told)
     assert ours["runtime"] == "tensorrt-rtx" and ours["predictions"] == theirs["predictions"]
+    monkeypatch.setattr(FakeEvent, "elapsed_time", lambda start, end: 2.0)
     result = runner.invoke(app, ["bench", str(stripped), "--rounds", "1", "--batch-size", "3", "--json"])
     assert result.exit_code == 0, result.output
-    assert json.loads(result.stdout)["measured"][0]["clock"] == "CUDA events"
+    (measured,) = json.loads(result.stdout)["measured"]
+    assert (measured["clock"], measured["p50_ms"], measured["images_per_s"]) == ("CUDA events", 2.0, 1500.0)

@@ -44,4 +44,8 @@ def test_it_builds_and_every_layer_is_read_back(
     assert len(built.plan) > 10_000
     read = read_precisions(inlined(model), built.kernels, built.source)
     check_precisions(read)
-    assert read.precision == precision and read.unread == ()
+    assert read.precision == precision
+    # In a float32 file with custom operators the blurs are inside of them, under names that no list of kernels has:
+    # they are told as unread, and nothing else is.
+    blurs = {layer.layer for layer in read.asked if layer.layer.startswith("aps__blurred")}
+    assert set(read.unread) <= (blurs if (form, precision) == ("custom-op", "fp32") else set())
