@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from pathlib import Path
 from typing import Any
 
@@ -45,3 +46,8 @@ def cells(row: dict[str, Any]) -> tuple[str, str, str, str]:
     bar = next((f"{key.replace('_', ' ')} {row[key]}" for key in ("at_most", "at_least") if key in row), "")
     quartiles = f"{row['lower_quartile']:.3f} to {row['upper_quartile']:.3f}"
     return f"{row['median']:.3f}", quartiles, bar, {True: "met", False: "missed", None: ""}[row.get("met")]
+
+
+def gpu_file_name(gpu: str, suffix: str = "") -> str:
+    """Return the name of the result file of a GPU: ``nvidia-h100-80gb-hbm3.json``, a suffix before its ending."""
+    return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") + f"{suffix}.json"

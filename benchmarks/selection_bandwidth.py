@@ -1,15 +1,15 @@
 """The GPU kernels on the GPU at hand: bandwidth beside a copy, bits under shifts, and a network compiled with them.
 
     python -m benchmarks.selection_bandwidth                   # about five minutes
-    python -m benchmarks.selection_bandwidth --folder FOLDER   # writes FOLDER/<gpu>.json; scripts/gpu-test does
+    python -m benchmarks.selection_bandwidth --folder FOLDER   # writes FOLDER/<gpu>-selection.json
 
+`python -m benchmarks.gpu`, which scripts/gpu-test runs, has these measurements in its result, too.
 Without a CUDA device that runs the kernels it says so and ends with exit code 2.
 """
 
 from __future__ import annotations
 
 import argparse
-import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,9 @@ from aps_deploy.console import print_table
 from aps_deploy.plugins.triton.usage import kernels_on, why_unavailable
 from benchmarks.gpu import bandwidth, identity, networks
 from benchmarks.machine import machine
-from benchmarks.reporting import RESULTS_FOLDER, cells, keep
+from benchmarks.reporting import RESULTS_FOLDER, cells, gpu_file_name, keep
+
+ROUNDS, IMAGES, SHIFTS = 20, 4, 8
 
 
 def main() -> int:
@@ -30,18 +32,29 @@ def main() -> int:
     if reason is not None:
         print(f"selection_bandwidth: nothing is measured, because {reason}.", file=sys.stderr)
         return 2
-    document = {
-        **machine(),
-        "gpu": torch.cuda.get_device_name(),
-        "rounds": options.rounds,
-        "bandwidth": [bandwidth.measure(setting, options.rounds) for setting in bandwidth.settings()],
-        "bits_under_shifts": identity.sweep(options.images, options.shifts),
-        "compiled": [networks.measure(dtype, options.rounds) for dtype in networks.DTYPES],
-    }
-    for table in tables_of(document):
-        print_table(table)
-    keep(options.folder / file_name(document["gpu"]), document)
+    gpu = torch.cuda.get_device_name()
+    document = {**machine(), "gpu": gpu, **measure(options.rounds, options.images, options.shifts)}
+    keep(options.folder / gpu_file_name(gpu, "-selection"), document)
     return 0
+
+
+def measure(rounds: int = ROUNDS, images: int = IMAGES, shifts: int = SHIFTS) -> dict[str, Any]:
+    """Measure everything on the current CUDA device, print it as tables, and return it.
+
+    Args:
+        rounds: runs of each.
+        images: images of the logits under shifts.
+        shifts: shifts of each image.
+    """
+    measured = {
+        "rounds": rounds,
+        "bandwidth": [bandwidth.measure(setting, rounds) for setting in bandwidth.settings()],
+        "bits_under_shifts": identity.sweep(images, shifts),
+        "compiled": [networks.measure(dtype, rounds) for dtype in networks.DTYPES],
+    }
+    for table in tables_of(measured):
+        print_table(table)
+    return measured
 
 
 def why_not_here() -> str | None:
@@ -51,11 +64,6 @@ def why_not_here() -> str | None:
     if kernels_on(torch.device("cuda", torch.cuda.current_device())) is None:
         return f"the GPU kernels are not used ({why_unavailable() or 'see the warning above'})"
     return None
-
-
-def file_name(gpu: str) -> str:
-    """Return the name of the result file of a GPU: ``nvidia-h100-80gb-hbm3.json``."""
-    return re.sub(r"[^a-z0-9]+", "-", gpu.lower()).strip("-") + ".json"
 
 
 def tables_of(document: dict[str, Any]) -> list[Table]:
@@ -93,9 +101,9 @@ def _table(title: str, *columns: str) -> Table:
 
 def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="The GPU kernels on the GPU at hand.")
-    parser.add_argument("--rounds", type=int, default=20, help="runs of each")
-    parser.add_argument("--images", type=int, default=4, help="images of the logits under shifts")
-    parser.add_argument("--shifts", type=int, default=8, help="shifts of each")
+    parser.add_argument("--rounds", type=int, default=ROUNDS, help="runs of each")
+    parser.add_argument("--images", type=int, default=IMAGES, help="images of the logits under shifts")
+    parser.add_argument("--shifts", type=int, default=SHIFTS, help="shifts of each")
     parser.add_argument(
         "--folder", type=Path, default=RESULTS_FOLDER, help="where the result goes [default: %(default)s]"
     )

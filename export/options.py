@@ -83,7 +83,7 @@ VersionCompatible = Annotated[
     bool, Option("--version-compatible", help="Let newer versions of the toolkit load the plan.")
 ]
 StripWeights = Annotated[
-    bool, Option("--strip-weights", help="Leave the weights out, to be put in where it is deployed.")
+    bool, Option("--strip-weights", help="Leave the weights in the ONNX file, which is needed beside the plan.")
 ]
 Refit = Annotated[
     Literal["none", "identical", "any"], Option("--refit", help="Whether weights of the plan can be replaced.")

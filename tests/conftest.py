@@ -15,3 +15,11 @@ def no_handler_left() -> Iterator[None]:
     root = logging.getLogger()
     for handler in [handler for handler in root.handlers if type(handler) is logging.StreamHandler]:
         root.removeHandler(handler)
+
+
+@pytest.fixture(autouse=True, scope="session")
+def no_kernels_kept() -> Iterator[None]:
+    """Nothing is written into the cache folder of whoever runs the tests."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("APS_DEPLOY_RUNTIME_CACHE", "0")
+        yield

@@ -80,6 +80,7 @@ SMALLER = {
     "verify": "--images 4 --shifts 4 --device cpu",
     "predict": "--device cpu",
     "package": "",
+    "bench": "--rounds 1 --device cpu",
 }
 
 

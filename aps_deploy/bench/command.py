@@ -52,18 +52,23 @@ def bench(
     ] = None,
     runtime: Annotated[
         list[str] | None,
-        typer.Option("--runtime", metavar="NAME", help="Runtime; repeatable [default: the files' own]."),
+        typer.Option(
+            "--runtime",
+            metavar="NAME",
+            help="Runtime, repeatable; or all: every one of this machine [default: the files' own].",
+        ),
     ] = None,
     device: options.Device = None,
     threads: Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="Threads of one run.")] = None,
-    rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="Runs of each model.")] = 30,
+    rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="Runs of each model in a window.")] = 10,
     seed: options.Seed = 0,
     json: options.Json = False,
 ) -> None:
     """Measure a server under load, or models beside each other.
 
     With --url more and more clients ask a running server, and every answer is compared, bit for bit, with the one that
-    the same image got alone; refusals (429, 503) are counted apart. With FILES each model runs once in every round.
+    the same image got alone; refusals (429, 503) are counted apart. With FILES each model runs once in every round, on
+    the same images, window by window until three in a row agree; on a GPU CUDA events tell the times.
     """
     from aps_deploy.bench.table import files_table, load_table
 

@@ -31,16 +31,24 @@ def load_table(result: LoadResult) -> Table:
 
 def files_table(result: FilesResult) -> Table:
     """Return the table of models beside each other."""
+    caption = [
+        "clock: CUDA events around the GPU's work, or the host's for the whole call",
+        "ratio: time over that of the first line in the same round, median (quartiles)",
+    ]
+    if len({entry.clock for entry in result.measured}) > 1:
+        caption.append("ratios of lines with different clocks: by the host's")
+    caption += [f"{each.runtime} left out: {each.reason}" for each in result.skipped]
+    size = f"{result.image_size}x{result.image_size}"
     table = Table(
-        title=f"{result.rounds} rounds, {result.batch_size} images of {result.image_size}x{result.image_size} in a run",
-        caption="ratio: time over that of the first line in the same round, median (quartiles)",
+        title=f"{result.windows} windows of {result.rounds} rounds, {result.batch_size} images of {size} in a run",
+        caption="\n".join(caption),
     )
-    for column in ("model", "runtime", "device", "p50 ms", "p90 ms", "p99 ms", "images/s", "ratio"):
-        table.add_column(column, justify="left" if column in ("model", "runtime", "device") else "right")
+    for column in ("model", "runtime", "device", "clock", "p50 ms", "p90 ms", "p99 ms", "images/s", "ratio", ""):
+        table.add_column(column, justify="left" if column in ("model", "runtime", "device", "clock") else "right")
     for entry in result.measured:
         times = (f"{value:.2f}" for value in (entry.p50_ms, entry.p90_ms, entry.p99_ms))
-        ratio = entry.ratio
-        quartiles = f"({ratio['lower_quartile']:.3f} to {ratio['upper_quartile']:.3f})"
-        compared = f"{ratio['median']:.3f} {quartiles}"
-        table.add_row(entry.file, entry.runtime, entry.device, *times, f"{entry.images_per_s:.1f}", compared)
+        ratio, rate = entry.ratio, f"{entry.images_per_s:.1f}"
+        compared = f"{ratio['median']:.3f} ({ratio['lower_quartile']:.3f} to {ratio['upper_quartile']:.3f})"
+        stability = "" if entry.is_stable else "unstable"
+        table.add_row(entry.file, entry.runtime, entry.device, entry.clock, *times, rate, compared, stability)
     return table

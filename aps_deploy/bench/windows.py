@@ -36,9 +36,13 @@ class Window:
 
 def agree(windows: Sequence[Window], tolerance: float) -> bool:
     """Tell whether the last windows' rates are all within ``tolerance`` (a share) of their mean."""
-    rates = [window.rate for window in windows[-NUM_AGREEING:]]
-    mean = sum(rates) / NUM_AGREEING
-    return len(rates) == NUM_AGREEING and mean > 0 and all(abs(rate - mean) <= tolerance * mean for rate in rates)
+    return all_near([window.rate for window in windows[-NUM_AGREEING:]], tolerance)
+
+
+def all_near(values: Sequence[float], tolerance: float) -> bool:
+    """Tell whether there are enough values, each within ``tolerance`` (a share) of their mean."""
+    mean = sum(values) / NUM_AGREEING
+    return len(values) == NUM_AGREEING and mean > 0 and all(abs(value - mean) <= tolerance * mean for value in values)
 
 
 def joined(windows: Sequence[Window]) -> Window:

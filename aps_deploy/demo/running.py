@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from aps_deploy.demo.change_maps import change_maps
+from aps_deploy.demo.engine import compile_engine
 from aps_deploy.demo.live import write_repository
 from aps_deploy.demo.measuring import Measurement, Workload, measure, reference_logits
 from aps_deploy.demo.picture import save_heat_maps
@@ -64,14 +65,24 @@ class DemoSettings:
 
 @dataclass(frozen=True)
 class ExportedFile:
-    """One file of the comparison: its network, how it states its selection, and where it is."""
+    """One file of the comparison: its network, how it states its selection, and where it is.
+
+    Attributes:
+        model: the network.
+        form: ``checkpoint``, ``plan``, or how an ONNX file states the selection.
+        path: the file.
+        engine_runtime: of a plan, the runtime that runs it on this machine; None where none does.
+    """
 
     model: str
     form: str
     path: Path
+    engine_runtime: str | None = None
 
     def runtimes(self) -> list[str]:
         """Return the runtimes of this machine that run it, without those that are extras."""
+        if self.form == "plan":
+            return [] if self.engine_runtime is None else [self.engine_runtime]
         kind = "checkpoint" if self.form == "checkpoint" else "onnx"
         usable = [resolve_runtime(status.name) for status in available_runtimes() if status.available]
         return [info.name for info in usable if info.reads == kind and not info.is_extra]
@@ -204,6 +215,10 @@ def _steps(settings: DemoSettings, work: Path, report: Report, progress: Progres
     packaged = packaged_models()
     checkpoints = {name: packaged[f"{name}.cifar10"] for name in (STRIDED, APS)}
     files = _export(checkpoints, work, report)
+    source = next(file for file in files if file.model == APS and file.form == "where")
+    engine = compile_engine(source.path, work / f"{APS}.plan", report)
+    if engine is not None:
+        files.append(ExportedFile(APS, "plan", engine.path, engine.runtime))
     verdicts = _verify(work, checkpoints, files, report, progress)
     return _compare(settings, work, checkpoints, files, verdicts, report, progress)
 

@@ -16,6 +16,7 @@ import numpy.typing as npt
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.plugins.cpu.library import KERNELS, library_path, why_unavailable
 from aps_deploy.runtimes.availability import Device, num_cuda_devices
+from aps_deploy.runtimes.device_span import device_work
 from aps_deploy.runtimes.inputs import InputSpec, image_input_spec
 from aps_deploy.runtimes.metadata import ModelMetadata
 from aps_deploy.runtimes.onnx_files import one_line
@@ -90,7 +91,9 @@ class OnnxRuntimeSession(BaseSession):
 
     def _execute(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         try:
-            outputs: list[npt.NDArray[Any]] = self._session.run(None, {self.input_spec.name: images})
+            # ONNX Runtime keeps its stream to itself; its call returns when the answers are in the host's memory.
+            with device_work(self.device):
+                outputs: list[npt.NDArray[Any]] = self._session.run(None, {self.input_spec.name: images})
         except onnxruntime_errors() as error:
             raise ApsError(
                 f"ONNX Runtime failed on {self.source} with images of shape {images.shape} ({one_line(error)})."

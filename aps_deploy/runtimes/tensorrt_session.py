@@ -11,20 +11,24 @@ import contextlib
 import os
 import queue
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from aps_deploy.errors import InputError
+from aps_deploy.errors import ApsError, InputError
 from aps_deploy.runtimes.availability import RuntimeName
-from aps_deploy.runtimes.inputs import InputSpec
+from aps_deploy.runtimes.inputs import InputSpec, check_images
 from aps_deploy.runtimes.session import INDICES, LOGITS, BaseSession
 from aps_deploy.runtimes.tensorrt.loading import LoadedEngine
 from aps_deploy.runtimes.tensorrt.plan_file import check_fits, check_kind, read_plan_file
+from aps_deploy.runtimes.tensorrt.refitting import weights_for
 from aps_deploy.runtimes.tensorrt.shape_ranges import Piece, Shape, ShapeRange, pieces_of, ranges_of
 from aps_deploy.runtimes.tensorrt.shape_runner import ShapeRunner, torch_dtype_name
 from aps_deploy.runtimes.tensorrt.toolkit import TOOLKITS, EngineKind, Toolkit, load_toolkit
+
+if TYPE_CHECKING:
+    import torch
 
 MAX_SHAPES = 4
 """Shapes kept ready in each lane; each holds memory for its maps, so the one unused for longest makes room."""
@@ -45,9 +49,10 @@ class TensorRtSession(BaseSession):
         toolkit: a loaded toolkit; None loads the one that the runtime names.
 
     Raises:
-        InputError: plan or document is missing, damaged or changed; the plan is of another toolkit, version or GPU;
-            the toolkit, PyTorch's CUDA support, driver or GPU is not there.
-        ApsError: the toolkit is installed and cannot be loaded.
+        InputError: plan or document is missing, damaged or changed; the plan is of another toolkit, version or GPU, or
+            its weights are in an ONNX file that is not beside it; the toolkit, PyTorch's CUDA support, driver or GPU is
+            not there.
+        ApsError: the toolkit is installed and cannot be loaded, or the weights cannot be put into the engine.
     """
 
     def __init__(
@@ -63,11 +68,12 @@ class TensorRtSession(BaseSession):
         plan = read_plan_file(path)
         kind = plan.header.kind if runtime is None else _KINDS[runtime]
         check_kind(plan, kind)
+        weights = weights_for(plan)
         source = os.fspath(path)
         found = toolkit or load_toolkit(kind, wanted_by=source, builds=False)
         check_fits(plan, found)
         _check_torch(source)
-        self._loaded = LoadedEngine(plan, found)
+        self._loaded = LoadedEngine(plan, found, weights)
         self._input_name, names = _tensor_names(self._loaded, source)
         self._outputs = names
         self._ranges = ranges_of(self._loaded.engine, self._input_name)
@@ -83,6 +89,51 @@ class TensorRtSession(BaseSession):
             output_names=names,
             source=source,
         )
+
+    def run_tensors(self, images: torch.Tensor) -> dict[str, torch.Tensor]:
+        """Return the outputs for images that are on the GPU, without a way through the computer's memory.
+
+        The run is queued behind what PyTorch's current stream holds, and what is queued there later waits for it, as
+        with PyTorch's own operators.
+
+        Args:
+            images: (N, 3, H, W) float32 or float16 on the first CUDA device, normalised as the model's preprocessing
+                says.
+
+        Returns:
+            The outputs under the names `run` gives them, ``logits`` as float32, on the GPU; they belong to the caller.
+
+        Raises:
+            InputError: the images have a dtype, shape or place the engine does not take.
+            ApsError: the engine or CUDA failed.
+        """
+        if self._closed:
+            raise ApsError(f"the session of {self.source} is closed; open it again with open_session.")
+        _check_tensor(images, self.source)
+        shape = tuple(images.shape)
+        # An array of that shape that holds nothing: the checks are about shapes.
+        check_images(np.broadcast_to(np.float32(0), shape), self.input_spec, self.metadata, self.source)
+        with self._lane() as lane:
+            parts = [
+                self._run_tensor_piece(lane, piece, images[piece.rows])
+                for piece in pieces_of(shape, self._ranges, self.source)
+            ]
+        import torch
+
+        values = parts[0] if len(parts) == 1 else [torch.cat(each) for each in zip(*parts, strict=True)]
+        outputs = dict(zip(self.output_names, values, strict=True))
+        outputs[LOGITS] = outputs[LOGITS].float()
+        return outputs
+
+    @staticmethod
+    def _run_tensor_piece(lane: _Lane, piece: Piece, images: torch.Tensor) -> list[torch.Tensor]:
+        import torch
+
+        count = len(images)
+        if piece.count > count:
+            images = torch.cat([images, images[-1:].expand(piece.count - count, *images.shape[1:])])
+        outputs = lane.runner(piece.range, tuple(images.shape)).run_tensors(images)
+        return [values[:count] for values in outputs]
 
     def _execute(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         pieces = pieces_of(images.shape, self._ranges, self.source)
@@ -118,7 +169,10 @@ class TensorRtSession(BaseSession):
         )
 
     def _release(self) -> None:
-        # Contexts before the engine they were made of.
+        # Contexts before the engine they were made of, and neither while the GPU works with them.
+        while not self._lanes.empty():
+            with contextlib.suppress(RuntimeError):  # of a run that failed, and said so
+                self._lanes.get().finish()
         del self._lanes
         del self._loaded
 
@@ -140,10 +194,31 @@ class _Lane:
         key = (profile.index, shape)
         if key not in self._runners:
             if len(self._runners) >= MAX_SHAPES:
+                self.finish()  # what was queued for tensors may still be using it
                 self._runners.popitem(last=False)
             self._runners[key] = self._new_runner(profile, shape, self._stream)
         self._runners.move_to_end(key)
         return self._runners[key]
+
+    def finish(self) -> None:
+        """Wait until the GPU has done what was queued here."""
+        if self._stream is not None:
+            self._stream.synchronize()
+
+
+def _check_tensor(images: torch.Tensor, source: str) -> None:
+    import torch
+
+    if images.dtype not in (torch.float32, torch.float16):
+        raise InputError(f"{source}: images have dtype {images.dtype}; accepted: torch.float32 and torch.float16.")
+    _check_place(images, source)
+
+
+def _check_place(images: torch.Tensor, source: str) -> None:
+    if images.device.type != "cuda":
+        raise InputError(
+            f"{source}: images are on the device {images.device}; accepted: tensors on the GPU, or numpy arrays in run."
+        )
 
 
 def _check_torch(source: str) -> None:

@@ -14,6 +14,7 @@ from aps_deploy.errors import ApsError, InputError
 from aps_deploy.plugins.cpu import library
 from aps_deploy.plugins.cpu.library import KERNELS
 from aps_deploy.runtimes.availability import Device
+from aps_deploy.runtimes.device_span import device_work
 from aps_deploy.runtimes.inputs import InputSpec
 from aps_deploy.runtimes.metadata import ModelMetadata
 from aps_deploy.runtimes.onnx_files import one_line
@@ -82,11 +83,11 @@ class TorchSession(BaseSession):
         writable = images if images.flags.writeable else images.copy()
         # The compiler traces autograd's view of the network, which inference mode has not.
         mode: Any = torch.no_grad() if self._is_compiled else torch.inference_mode()
-        with mode, full_float32():
+        with mode, full_float32(), device_work(self.device):
             logits, indices = self._run_network(torch.from_numpy(writable).to(self.device))
-        outputs = [logits.float().cpu().numpy()]
-        if INDICES in self.output_names:
-            outputs.append(indices.to(torch.int64).cpu().numpy())
+            outputs = [logits.float().cpu().numpy()]
+            if INDICES in self.output_names:
+                outputs.append(indices.to(torch.int64).cpu().numpy())
         return [np.ascontiguousarray(value) for value in outputs]
 
     def _run_network(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:

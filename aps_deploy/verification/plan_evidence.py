@@ -1,7 +1,7 @@
 """What can be said of an engine's graph and precision: an engine itself shows neither.
 
-The ONNX file it was compiled from is taken where it stands beside the plan under the same name and has the hash that
-the plan's document gives. Else the document tells how many layers compute in which precision, as export read them back
+The ONNX file it was compiled from is taken where it stands beside the plan: it is the one with the hash that the plan's
+document gives. Else the document tells how many layers compute in which precision, as export read them back
 from the engine; and of its graph nothing is known.
 """
 
@@ -44,14 +44,13 @@ def plan_evidence(path: str | os.PathLike[str]) -> PlanEvidence:
     plan = read_plan_file(path)
     source = onnx_beside(plan)
     if source is None:
-        name = plan.path.with_suffix(".onnx").name
-        lacks = f"an engine shows no graph, and the ONNX file it was compiled from is not beside it as {name}"
+        lacks = "an engine shows no graph, and no ONNX file beside it is the one it was compiled from"
         return PlanEvidence(None, _layers_of_document(plan), lacks)
     graph = load_inlined(source)
-    return PlanEvidence(graph, _layers_of_graph(graph, plan), "")
+    return PlanEvidence(graph, _layers_of_graph(graph, source.name, plan), "")
 
 
-def _layers_of_graph(graph: onnx.ModelProto, plan: PlanFile) -> tuple[LayerPrecision, ...]:
+def _layers_of_graph(graph: onnx.ModelProto, file: str, plan: PlanFile) -> tuple[LayerPrecision, ...]:
     """Return the layers of the ONNX file, each with where its precision in the engine was read.
 
     No plan is written in which a layer that was read is not as the ONNX file has it; where the document counts
@@ -70,7 +69,7 @@ def _layers_of_graph(graph: onnx.ModelProto, plan: PlanFile) -> tuple[LayerPreci
     return tuple(
         dataclasses.replace(
             layer,
-            evidence=f"{layer.evidence} in {plan.path.with_suffix('.onnx').name}; "
+            evidence=f"{layer.evidence} in {file}; "
             + ("not read back from the engine" if layer.layer in names else source),
         )
         for layer in layers

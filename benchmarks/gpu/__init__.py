@@ -1,1 +1,1 @@
-"""What `benchmarks.selection_bandwidth` measures on a CUDA device."""
+"""What is measured on a CUDA device."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import aps_deploy
-from aps_deploy.errors import ApsError
+from aps_deploy.errors import ApsError, InputError
 from aps_deploy.export.artifact import checked_target
 from aps_deploy.export.engines.build_progress import Report
 from aps_deploy.export.engines.building import BuiltEngine, build_engine
@@ -82,7 +82,8 @@ def export_engine(
         ApsError: the build fails, or a layer came out in another precision than the ONNX file asks for.
     """
     target = checked_target(path, ".plan")
-    # Both are said before a checkpoint is read and exported, which takes its time.
+    # All three are said before a checkpoint is read and exported, which takes its time.
+    _check_weights_stay_somewhere(source, settings)
     check_toolkit(settings.kind)
     kept = None if cache is None else EngineCache(Path(cache))
     warnings: tuple[str, ...] = ()
@@ -156,6 +157,8 @@ def plan_document(target: Path, plan: bytes, engine: Mapping[str, Any], source: 
         "file": target.name,
         "sha256": hashlib.sha256(plan).hexdigest(),
         "onnx_sha256": source.sha256,
+        # The plan asks for that file by name where it lacks its weights.
+        **({} if engine.get("has_weights", True) else {"onnx_file": source.name}),
         "checkpoint_sha256": source.metadata.checkpoint_sha256,
         "layer_precisions": engine["precision"]["layers"],
         "tools": tools,
@@ -194,6 +197,19 @@ def _built(
         plugins=plugins,
     )
     return built.plan, describe_engine(built, toolkit, source)
+
+
+def _check_weights_stay_somewhere(source: str | os.PathLike[str], settings: EngineSettings) -> None:
+    """Refuse a plan without weights whose ONNX file, which has them, would be gone when it is written.
+
+    Raises:
+        InputError: it is one.
+    """
+    if settings.strip_weights and Path(source).suffix.lower() != ".onnx":
+        raise InputError(
+            f"--strip-weights leaves the weights in an ONNX file that goes along with the plan, and {source} is none; "
+            f"make one with `aps-deploy export {source} -o NAME.onnx`, and compile that."
+        )
 
 
 def _exported(checkpoint: str | os.PathLike[str], options: Mapping[str, Any]) -> tuple[OnnxSource, tuple[str, ...]]:

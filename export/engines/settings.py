@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import re
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -15,7 +14,6 @@ HardwareCompatibility = Literal["none", "ampere-plus", "same-compute-capability"
 Refit = Literal["none", "identical", "any"]
 
 DEFAULT_PROFILE = Profile((1, 8, 16))
-_NOT_TARGETS = ("NONE", "CURRENT")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -89,12 +87,8 @@ def _refuse(given: bool, option: str, why: str) -> None:
 
 def compute_capability_names(toolkit: Toolkit) -> dict[str, str]:
     """Return the compute capabilities a plan can be compiled for, by the names users give, such as ``8.6``."""
-    members = getattr(toolkit.module, "ComputeCapability", None)
-    names = {} if members is None else dict(members.__members__)
-    found = {re.sub(r"SM(\d+)(\d)", r"\1.\2", name): name for name in names if name not in _NOT_TARGETS}
-    if "CURRENT" in names and toolkit.gpu is not None:
-        found["current"] = "CURRENT"
-    return found
+    found = toolkit.compute_capabilities
+    return {**found, "current": "CURRENT"} if found and toolkit.gpu is not None else found
 
 
 def check_settings(settings: EngineSettings, toolkit: Toolkit) -> EngineSettings:

@@ -32,10 +32,6 @@ def test_rows_of_logits_count_as_identical_by_their_bits() -> None:
     assert identity.compared(still, moved) == {"identical": 3, "of": 4, "largest_difference": 0.5}
 
 
-def test_the_result_file_is_named_after_the_gpu() -> None:
-    assert selection_bandwidth.file_name("NVIDIA H100 80GB HBM3") == "nvidia-h100-80gb-hbm3.json"
-
-
 def test_every_result_is_in_a_table() -> None:
     spread = {"median": 0.8, "lower_quartile": 0.79, "upper_quartile": 0.81}
     document = {

@@ -37,8 +37,34 @@ def test_files(file: Path) -> None:
     table = CliRunner().invoke(app, ["bench", str(file), "--rounds", "2", "--image-size", "8"])
     document = CliRunner().invoke(app, ["bench", str(file), "--rounds", "2", "--image-size", "8", "--json"])
     assert table.exit_code == document.exit_code == 0, table.output + document.output
-    assert "onnxruntime" in table.output and "ratio" in table.output
-    assert json.loads(document.stdout)["measured"][0]["ratio"]["median"] == 1.0
+    assert "onnxruntime" in table.output and "ratio" in table.output and "clock" in table.output
+    (measured,) = json.loads(document.stdout)["measured"]
+    assert measured["ratio"]["median"] == 1.0 and measured["clock"] == measured["ratio_clock"] == "host"
+    assert len(measured["window_medians_ms"]) == json.loads(document.stdout)["windows"] >= 3
+
+
+def test_files_in_every_runtime(file: Path) -> None:
+    arguments = [
+        "bench",
+        str(file),
+        "--runtime",
+        "all",
+        "--rounds",
+        "1",
+        "--image-size",
+        "8",
+        "--device",
+        "cpu",
+        "--json",
+    ]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    document = json.loads(result.stdout)
+    assert "onnxruntime" in [entry["runtime"] for entry in document["measured"]]
+    assert "onnx-reference" not in result.stdout  # written for clarity, not for speed
+    reasons = {entry["runtime"]: entry["reason"] for entry in document["skipped"]}
+    assert "cannot run on 'cpu'" in reasons["onnxruntime-tensorrt"]
+    assert "the CPU kernels were asked for, and" in reasons["onnxruntime-kernels"]
 
 
 @pytest.mark.parametrize(
@@ -47,6 +73,7 @@ def test_files(file: Path) -> None:
         ([], 2, "give either models to run, or --url of a server"),
         (["a.onnx", "--url", "http://here"], 2, "give either models to run, or --url"),
         (["a.onnx"], 2, "a.onnx does not exist"),
+        (["a.onnx", "--runtime", "fast"], 2, "unknown runtime 'fast'"),
         (["a.onnx", "--concurrency", "3"], 2, "there is no --url, so --concurrency does not fit it"),
         (["--url", "http://here", "--rounds", "3"], 2, "so --rounds does not fit it"),
         (["--url", "here"], 2, "accepted: http://HOST:PORT"),

@@ -16,9 +16,10 @@ from aps_deploy.errors import InputError
 from aps_deploy.runtimes import tensorrt_session
 from aps_deploy.runtimes.availability import num_cuda_devices
 from aps_deploy.serving.plan_engine import PlanEngine
-from tests.export.engines.toys import CLASSES, toy
+from tests.export.engines.toys import CLASSES, toy, write_toy
 from tests.runtimes.tensorrt.fake_cuda import install_fake_cuda
 from tests.runtimes.tensorrt.fake_engine import PROFILES, FakeContext, fake_toolkit, write_plan
+from tests.runtimes.tensorrt.fake_rtx import fake_rtx, write_stripped_plan
 from tests.serving.support import CLIENTS, Running, running, tensor
 
 SIZES = range(1, 10)
@@ -125,6 +126,23 @@ def test_a_single_plan_takes_images_too(plan: Path, tensorrt: None) -> None:
         assert status == 200 and answer["platform"] == "tensorrt_plan"
         status, answer = server.json("POST", "/v2/models/toy/infer", {"inputs": [{"name": "images"}]})
         assert status == 400
+
+
+def test_a_plan_without_weights_is_served_with_those_beside_it(
+    tmp_path: Path, tensorrt: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tensorrt_session, "load_toolkit", lambda *arguments, **named: fake_rtx())
+    version = tmp_path / "models" / "toy" / "1"
+    version.mkdir(parents=True)
+    source = write_toy(version / "weights.onnx")
+    write_stripped_plan(version / "model.plan", source)
+    values = images(5)
+    with running(tmp_path / "models") as server, server.client("http") as client:
+        answer = client.infer("toy", [tensor(CLIENTS["http"], "images", values, "FP32")])
+        assert np.array_equal(answer.as_numpy("logits"), expected(values)[0])
+    source.unlink()
+    with pytest.raises(InputError, match=r"has the hash of weights\.onnx, which"):
+        PlanEngine(version / "model.plan")
 
 
 def test_a_plan_on_a_cpu(plan: Path, tensorrt: None) -> None:

@@ -29,8 +29,9 @@ from aps_deploy.verification.paths import verify_path
 from aps_deploy.verification.plan_evidence import plan_evidence
 from aps_deploy.verification.preparing import facts_of
 from aps_deploy.verification.probe.probing import check_probed_kind
-from tests.runtimes.tensorrt.fake_cuda import install_fake_cuda
+from tests.runtimes.tensorrt.fake_cuda import FakeEvent, install_fake_cuda
 from tests.runtimes.tensorrt.fake_engine import fake_toolkit, write_plan
+from tests.runtimes.tensorrt.fake_rtx import fake_rtx, write_stripped_plan
 
 FP32 = {"precision": "fp32", "layers": {"fp32": 26}, "unread_layers": [], "read_from": "engine inspector"}
 
@@ -106,7 +107,7 @@ def test_without_the_onnx_file_the_document_tells_what_it_can(
     assert certificate.passed, certificate.failed_checks
     checks = {check.name: check for check in certificate.checks}
     assert checks["static_findings"].status == "not_applicable"
-    assert "is not beside it as net.onnx" in checks["static_findings"].reason
+    assert "no ONNX file beside it is the one it was compiled from" in checks["static_findings"].reason
     assert checks["other_precision_layers"].status == "passed"
     _with_precision(plan)
     checks = {check.name: check for check in _verify(plan, exports, folder).checks}
@@ -228,3 +229,36 @@ def test_predict_and_evaluate_take_a_plan(plan: Path, exports: dict[str, Path], 
     result = runner.invoke(app, ["evaluate", str(plan), "--data", str(folder)])
     assert result.exit_code == 0, result.output
     assert "tensorrt on cuda" in " ".join(result.stdout.split())
+
+
+@pytest.fixture
+def stripped(exports: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An engine of TensorRT for RTX without weights, and under another name the ONNX file that has them."""
+    install_fake_cuda(monkeypatch)
+    monkeypatch.setattr("aps_deploy.runtimes.tensorrt_session.load_toolkit", lambda kind, **_: fake_rtx())
+    source = Path(shutil.copy(exports["where"], tmp_path / "weights.onnx"))
+    written = write_stripped_plan(tmp_path / "net.plan", source)
+    _with_precision(written, **FP32)
+    return written
+
+
+def test_a_plan_without_weights_runs_with_those_of_its_onnx_file(
+    stripped: Path, exports: dict[str, Path], folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runner = CliRunner()
+    certificate = _verify(stripped, exports, folder)
+    assert certificate.passed, certificate.failed_checks
+    assert certificate.environment["runtime"] == "tensorrt-rtx"
+    layers = certificate.details["precision"]["layers"]
+    assert layers and all("in weights.onnx; engine inspector, at export" in layer["evidence"] for layer in layers)
+    told = [
+        runner.invoke(app, ["predict", str(model), str(folder), "--json"]) for model in (stripped, exports["where"])
+    ]
+    assert [result.exit_code for result in told] == [0, 0], told[0].output
+    ours, theirs = (json.loads(result.stdout) for result in told)
+    assert ours["runtime"] == "tensorrt-rtx" and ours["predictions"] == theirs["predictions"]
+    monkeypatch.setattr(FakeEvent, "elapsed_time", lambda start, end: 2.0)
+    result = runner.invoke(app, ["bench", str(stripped), "--rounds", "1", "--batch-size", "3", "--json"])
+    assert result.exit_code == 0, result.output
+    (measured,) = json.loads(result.stdout)["measured"]
+    assert (measured["clock"], measured["p50_ms"], measured["images_per_s"]) == ("CUDA events", 2.0, 1500.0)

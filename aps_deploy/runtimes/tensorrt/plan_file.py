@@ -28,17 +28,21 @@ class PlanFile:
 
     Attributes:
         path: the file.
+        sha256: of its bytes.
         header: what its first bytes say.
         metadata: what the ONNX file it was compiled from says of itself.
         engine: what the document says of the engine: ``gpu``, ``profiles``, ``settings``, ``precision`` ...
         onnx_sha256: of the ONNX file it was compiled from.
+        onnx_file: name of that file, where it holds the weights that the plan lacks.
     """
 
     path: Path
+    sha256: str
     header: PlanHeader
     metadata: ModelMetadata
     engine: Mapping[str, Any]
     onnx_sha256: str | None
+    onnx_file: str | None = None
 
     @property
     def settings(self) -> Mapping[str, Any]:
@@ -49,6 +53,11 @@ class PlanFile:
     def runs_code_of_its_own(self) -> bool:
         """Whether it carries a runtime library that is loaded with it: a version-compatible plan of TensorRT does."""
         return self.header.kind == "trt" and self.settings.get("version_compatible") is True
+
+    @property
+    def has_weights(self) -> bool:
+        """Whether its weights are inside; else they are in the ONNX file it was compiled from."""
+        return self.engine.get("has_weights") is not False
 
 
 def read_plan_file(path: str | os.PathLike[str]) -> PlanFile:
@@ -68,7 +77,8 @@ def read_plan_file(path: str | os.PathLike[str]) -> PlanFile:
             f"{file} needs the document that export wrote beside it, for the preprocessing and the class names, and "
             f"{beside.name} {lacks}; copy it from where the engine was made, or export the engine again."
         )
-    if str(document["sha256"]).lower() != sha256_of(file):
+    sha256 = sha256_of(file)
+    if str(document["sha256"]).lower() != sha256:
         raise InputError(
             f"{file} changed since it was exported: its SHA-256 is not the one in {beside.name}; export it again."
         )
@@ -76,16 +86,21 @@ def read_plan_file(path: str | os.PathLike[str]) -> PlanFile:
         metadata = ModelMetadata.from_dict(_object(document, "metadata"))
     except InputError as error:
         raise InputError(f"{beside}: {error}") from error
-    onnx_sha256 = document.get("onnx_sha256")
-    return PlanFile(
-        file, header, metadata, _object(document, "engine"), None if onnx_sha256 is None else str(onnx_sha256)
-    )
+    engine, source = _object(document, "engine"), _text(document, "onnx_sha256")
+    return PlanFile(file, sha256, header, metadata, engine, source, _text(document, "onnx_file"))
 
 
 def onnx_beside(plan: PlanFile) -> Path | None:
-    """Return the ONNX file that a plan was compiled from, where it stands beside it under the plan's name."""
-    candidate = plan.path.with_suffix(".onnx")
-    return candidate if candidate.is_file() and sha256_of(candidate) == plan.onnx_sha256 else None
+    """Return the ONNX file that a plan was compiled from, where it stands beside it; it is known by its hash alone.
+
+    The plan's own name is looked at first, so that other files are read only where that one is not it.
+    """
+    own = plan.path.with_suffix(".onnx")
+    others = sorted(path for path in plan.path.parent.glob("*.onnx") if path != own)
+    for candidate in (own, *others):
+        if candidate.is_file() and sha256_of(candidate) == plan.onnx_sha256:
+            return candidate
+    return None
 
 
 def fixed_side(plan: PlanFile) -> int | None:
@@ -115,7 +130,7 @@ def check_fits(plan: PlanFile, toolkit: Toolkit) -> None:
     """Do nothing where a loaded toolkit and this machine's GPU are those that a plan was made for.
 
     Raises:
-        InputError: the plan is of another version, for another GPU, or has no weights.
+        InputError: the plan is of another version or for another GPU.
     """
     title, path = toolkit.info.title, plan.path
     ours, theirs = _numbers(toolkit.version), _numbers(plan.header.version)
@@ -124,11 +139,6 @@ def check_fits(plan: PlanFile, toolkit: Toolkit) -> None:
         raise InputError(
             f"{path} was made by {title} {plan.header.version} and {toolkit.version} is installed, which cannot run "
             "it; export it again here, or install that version."
-        )
-    if plan.engine.get("has_weights") is False:
-        raise InputError(
-            f"{path} was exported with --strip-weights and holds no weights, which this session does not put back; "
-            "export it without."
         )
     reason = None if toolkit.gpu is None else _other_gpu(plan, toolkit.gpu)
     if reason is not None:
@@ -156,6 +166,11 @@ def _other_gpu(plan: PlanFile, gpu: Gpu) -> str | None:
 
 def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in version.split(".")[:4] if part.isdigit())
+
+
+def _text(document: Mapping[str, Any], name: str) -> str | None:
+    value = document.get(name)
+    return None if value is None else str(value)
 
 
 def _object(document: Mapping[str, Any], name: str) -> Mapping[str, Any]:

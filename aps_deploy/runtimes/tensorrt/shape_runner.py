@@ -8,14 +8,18 @@ from __future__ import annotations
 
 import logging
 import threading
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
 from aps_deploy.errors import ApsError
+from aps_deploy.runtimes.device_span import device_work
 from aps_deploy.runtimes.tensorrt.loading import LoadedEngine
 from aps_deploy.runtimes.tensorrt.shape_ranges import Shape
+
+if TYPE_CHECKING:
+    import torch
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -106,17 +110,58 @@ class ShapeRunner:
 
         self._pinned_input.numpy()[...] = images
         try:
-            with torch.cuda.stream(self._stream):
+            with torch.cuda.stream(self._stream), device_work("cuda", self._stream):
                 self._input.copy_(self._pinned_input, non_blocking=True)
                 self._compute()
                 for host, device in zip(self._pinned_outputs, self._outputs, strict=True):
                     host.copy_(device, non_blocking=True)
             self._stream.synchronize()
         except RuntimeError as error:
-            reason = str(error).splitlines()[0].rstrip(".")
-            raise ApsError(f"CUDA failed on images of shape {self._shape} ({reason}).") from error
-        self._num_runs += 1
+            raise self._cuda_error(error) from error
+        self._finish_run()
         return [_owned(host) for host in self._pinned_outputs]
+
+    def run_tensors(self, images: torch.Tensor) -> list[torch.Tensor]:
+        """Return the outputs for images on the GPU, as tensors on it that belong to the caller.
+
+        The work is queued behind what the caller's current stream holds, and what is queued there later waits for it;
+        the host waits for nothing but the first run of a shape.
+
+        Args:
+            images: of the runner's shape.
+
+        Raises:
+            ApsError: the engine or CUDA failed.
+        """
+        import torch
+
+        caller = torch.cuda.current_stream()
+        try:
+            # Memory of the caller's stream: whoever uses it next waits behind this run.
+            outputs = [torch.empty(tuple(held.shape), dtype=held.dtype, device="cuda") for held in self._outputs]
+            self._stream.wait_stream(caller)
+            with torch.cuda.stream(self._stream):
+                self._input.copy_(images, non_blocking=True)
+                self._compute()
+                for output, held in zip(outputs, self._outputs, strict=True):
+                    output.copy_(held, non_blocking=True)
+            caller.wait_stream(self._stream)
+            if self._num_runs == 0:
+                self._stream.synchronize()
+        except RuntimeError as error:
+            raise self._cuda_error(error) from error
+        self._finish_run()
+        return outputs
+
+    def _finish_run(self) -> None:
+        """Count a run; after the first, what was compiled for the shape is kept."""
+        self._num_runs += 1
+        if self._num_runs == 1:
+            self._loaded.keep_kernels()
+
+    def _cuda_error(self, error: RuntimeError) -> ApsError:
+        reason = str(error).splitlines()[0].rstrip(".")
+        return ApsError(f"CUDA failed on images of shape {self._shape} ({reason}).")
 
     def _compute(self) -> None:
         """Queue the engine: by itself in the first run, whose lazy preparations no graph may hold, then as a graph."""
@@ -158,7 +203,10 @@ class ShapeRunner:
         if any(side < 0 for side in shape):
             raise ApsError(f"the shape of the engine's output {name} depends on values of the images: {shape}.")
         try:
-            return torch.empty(shape, dtype=dtype, device="cuda"), torch.empty(shape, dtype=dtype, pin_memory=True)
+            # From the stream's own memory: what another stream gave back may still be read there.
+            with torch.cuda.stream(self._stream):
+                device = torch.empty(shape, dtype=dtype, device="cuda")
+            return device, torch.empty(shape, dtype=dtype, pin_memory=True)
         except RuntimeError as error:
             reason = str(error).splitlines()[0].rstrip(".")
             raise ApsError(f"there is no memory for images of shape {self._shape} ({reason}).") from error

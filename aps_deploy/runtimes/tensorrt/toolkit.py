@@ -88,6 +88,13 @@ class Toolkit:
         """Whether it is TensorRT for RTX."""
         return self.info.kind == "trt-rtx"
 
+    @property
+    def compute_capabilities(self) -> dict[str, str]:
+        """The compute capabilities to compile for, such as ``8.6``, with the toolkit's names; TensorRT names none."""
+        members = getattr(self.module, "ComputeCapability", None)
+        names = () if members is None else tuple(members.__members__)
+        return {re.sub(r"SM(\d+)(\d)", r"\1.\2", name): name for name in names if name not in ("NONE", "CURRENT")}
+
     def has_flag(self, name: str) -> bool:
         """Return whether the builder knows a flag."""
         return name in self.module.BuilderFlag.__members__

@@ -45,6 +45,10 @@ class PlanDescription:
                 f"{path} is an engine of {TOOLKITS[plan.header.kind].title}, which Triton does not run; package the "
                 "ONNX file, or a plan made with `aps-deploy export --engine trt`."
             )
+        if not plan.has_weights:
+            raise InputError(
+                f"{path} was exported with --strip-weights, and Triton puts no weights into a plan; export it without."
+            )
         profiles = plan.engine.get("profiles") or []
         tensors = (read_sidecar(path) or {}).get("tensors")
         if not profiles or not isinstance(tensors, dict):

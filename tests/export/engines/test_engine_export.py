@@ -94,10 +94,81 @@ def test_the_plan_is_tensorrts_own_and_read_by_it_alone(real: tuple[Path, Engine
         # TensorRT's own logger prints on the same stream.
         print("\\n", *answers, "aps_deploy" in sys.modules)
     """
-    answer = subprocess.run(
-        [sys.executable, "-c", textwrap.dedent(code), str(real[1].path)], capture_output=True, text=True, check=True
-    )
-    assert answer.stdout.splitlines()[-1].split() == ["False", "True", "True", "False"]
+    assert _alone(code, real[1].path).split() == ["False", "True", "True", "False"]
+
+
+LOADED_ALONE = """
+    import hashlib, json, sys, tensorrt_rtx as trt
+
+    class Logger(trt.ILogger):
+        def __init__(self):
+            trt.ILogger.__init__(self)
+            self.errors = []
+        def log(self, severity, text):
+            if severity in (trt.ILogger.Severity.ERROR, trt.ILogger.Severity.INTERNAL_ERROR):
+                self.errors.append(text)
+
+    plan = open(sys.argv[1], "rb").read()
+    document = json.load(open(sys.argv[1].replace(".plan", ".json")))
+    logger = Logger()
+    runtime = trt.Runtime(logger)
+    engine = runtime.deserialize_cuda_engine(plan)
+    found = None
+    if engine is not None:
+        names = [engine.get_tensor_name(index) for index in range(engine.num_io_tensors)]
+        inputs = [name for name in names if engine.get_tensor_mode(name) == trt.TensorIOMode.INPUT]
+        shapes = map(list, engine.get_tensor_profile_shape(inputs[0], 0))
+        profiles = [dict(zip(("min", "opt", "max"), shapes))]
+        found = {"inputs": inputs, "outputs": sorted(set(names) - set(inputs)), "profiles": profiles}
+    print()
+    print(json.dumps({
+        "sha256": hashlib.sha256(plan).hexdigest() == document["sha256"],
+        "version": document["engine"]["version"] == trt.__version__,
+        "found": found,
+        "errors": logger.errors,
+        "ours": sorted(name for name in sys.modules if name.startswith("aps_deploy")),
+    }))
+"""
+
+
+def test_the_plan_with_its_document_is_loaded_by_tensorrt_alone(
+    real: tuple[Path, EngineArtifact], rtx: Toolkit
+) -> None:
+    """In a fresh process with nothing of ours; without a GPU, what stops it is the missing driver and nothing else."""
+    said = json.loads(_alone(LOADED_ALONE, real[1].path))
+    assert said["sha256"] and said["version"] and said["ours"] == []
+    if rtx.gpu is None:
+        assert said["found"] is None
+        assert said["errors"] and all("cudaError 35" in text or "CUDA" in text for text in said["errors"])
+        return
+    if rtx.gpu.compute_capability not in rtx.compute_capabilities:
+        pytest.skip(f"TensorRT for RTX does not run on {rtx.gpu}")
+    document = real[1].document
+    assert said["found"] == {
+        "inputs": [entry["name"] for entry in document["tensors"]["inputs"]],
+        "outputs": sorted(entry["name"] for entry in document["tensors"]["outputs"]),
+        "profiles": document["engine"]["profiles"],
+    }
+
+
+def _alone(code: str, plan: Path) -> str:
+    """The last line that a program prints in a process of its own."""
+    command = [sys.executable, "-c", textwrap.dedent(code), str(plan)]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[-1]
+
+
+def test_a_plan_without_weights_names_the_file_that_has_them(
+    half_file: Path, built: list[EngineSettings], tmp_path: Path
+) -> None:
+    whole = export_engine(half_file, tmp_path / "whole.plan", RTX).document
+    assert "onnx_file" not in whole and whole["engine"]["has_weights"]
+    stripped = export_engine(half_file, tmp_path / "bare.plan", dataclasses.replace(RTX, strip_weights=True)).document
+    assert stripped["onnx_file"] == "toy.onnx" and stripped["onnx_sha256"] == sha256_of(half_file)
+    assert not stripped["engine"]["has_weights"] and built[-1].refit == "identical"
+    with pytest.raises(
+        InputError, match=r"leaves the weights in an ONNX file that goes along .*, and net\.safetensors is"
+    ):
+        export_engine("net.safetensors", tmp_path / "x.plan", dataclasses.replace(RTX, strip_weights=True))
 
 
 @pytest.mark.usefixtures("built")

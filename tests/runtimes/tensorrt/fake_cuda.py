@@ -13,18 +13,55 @@ from typing import Any
 import pytest
 import torch
 
+from aps_deploy.runtimes import tensorrt_session
+
+REAL_CHECK_PLACE = tensorrt_session._check_place
+
 
 class FakeStream:
-    """A stream with a handle of its own."""
+    """A stream with a handle of its own; all is done at once, and whom it waited for is kept."""
 
     count = 0
 
     def __init__(self) -> None:
         FakeStream.count += 1
         self.cuda_stream = 1000 + FakeStream.count
+        self.waited_for: list[FakeStream] = []
+        self.num_synchronised = 0
 
     def synchronize(self) -> None:
-        """Do nothing: all is done already."""
+        self.num_synchronised += 1
+
+    def wait_stream(self, other: FakeStream) -> None:
+        self.waited_for.append(other)
+
+
+class FakeEvent:
+    """An event that tells the time of a clock which stands still unless a test moves it: the GPU's."""
+
+    now_ms = 0.0
+
+    def __init__(self, enable_timing: bool = False) -> None:
+        assert enable_timing, "an event without timing tells none"
+        self.recorded: tuple[FakeStream, float] | None = None
+        self.is_awaited = False
+
+    def record(self, stream: FakeStream) -> None:
+        assert self.recorded is None, "recorded twice"
+        self.recorded = stream, FakeEvent.now_ms
+
+    def synchronize(self) -> None:
+        self.is_awaited = True
+
+    def elapsed_time(self, end: FakeEvent) -> float:
+        # As PyTorch: both on one device, and an error where the second has not happened yet.
+        assert self.recorded is not None and end.recorded is not None
+        assert self.recorded[0] is end.recorded[0]
+        return end.recorded[1] - self.recorded[1]
+
+
+CALLER = FakeStream()
+"""The current stream of whoever calls a session."""
 
 
 class FakeGraph:
@@ -67,6 +104,10 @@ def install_fake_cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torch, "empty", on_host)
     # Not torch.cuda.is_available: other code would take it at its word.
     monkeypatch.setattr("aps_deploy.runtimes.tensorrt_session._check_torch", lambda source: None)
+    monkeypatch.setattr("aps_deploy.runtimes.tensorrt_session._check_place", lambda images, source: None)
+    monkeypatch.setattr("aps_deploy.runtimes.device_span._can_record", lambda: True)
+    monkeypatch.setattr(torch.cuda, "Event", FakeEvent)
+    monkeypatch.setattr(torch.cuda, "current_stream", lambda: CALLER)
     monkeypatch.setattr(torch.cuda, "Stream", FakeStream)
     monkeypatch.setattr(torch.cuda, "stream", lambda stream: contextlib.nullcontext())
     monkeypatch.setattr(torch.cuda, "CUDAGraph", FakeGraph)

@@ -162,7 +162,6 @@ def test_versions(installed: str, compatible: bool, fits: bool, tmp_path: Path) 
         ({"compute_capabilities": ["8.6", "8.9"]}, "9.0", "was compiled for compute capability 8.6, 8.9, and this"),
         ({"compute_capabilities": ["current"]}, "9.0", None),
         ({"compute_capabilities": ["current"]}, "8.9", "was compiled for compute capability 9.0"),
-        ({"has_weights": False}, "9.0", "--strip-weights and holds no weights"),
     ],
 )
 def test_gpus(engine: dict[str, Any], capability: str, refusal: str | None, tmp_path: Path) -> None:

@@ -21,14 +21,18 @@ def profile(*batches: int, sides: tuple[int, int, int] = (8, 8, 8)) -> dict[str,
     }
 
 
-def write_plan(path: Path, *profiles: dict[str, list[int]], kind: str = "trt", with_tensors: bool = True) -> Path:
-    """Write a plan with its document beside it, compiled from a small classifier."""
+def write_plan(path: Path, *profiles: dict[str, list[int]], kind: str = "trt", **has: bool) -> Path:
+    """Write a plan with its document beside it, compiled from a small classifier.
+
+    ``tensors=False`` and ``weights=False`` leave these out of what the document says of it.
+    """
     source = read_source(graphs.save(graphs.classifier(), path.parent / "source.onnx"))
     plan = HEADER[kind].ljust(40, b"\1") if kind == "trt" else HEADER[kind] + bytes([1, 7, 1, 116]) + bytes(12)
     version = "10.13.3.9" if kind == "trt" else "1.7.1.116"
     engine = {"toolkit": kind, "version": version, "precision": {"layers": {}}, "profiles": list(profiles)}
+    engine["has_weights"] = has.get("weights", True)
     document: dict[str, Any] = plan_document(path, plan, engine, source)
-    if not with_tensors:
+    if not has.get("tensors", True):
         del document["tensors"]
     path.write_bytes(plan)
     sidecar_path(path).write_text(json.dumps(document))

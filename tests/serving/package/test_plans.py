@@ -139,7 +139,8 @@ def test_our_server_says_why_it_cannot_serve_it(tmp_path: Path) -> None:
     ("options", "changes", "words"),
     [
         ({"kind": "trt-rtx"}, {}, "which Triton does not run"),
-        ({"with_tensors": False}, {}, "export the engine again"),
+        ({"tensors": False}, {}, "export the engine again"),
+        ({"weights": False}, {}, "Triton puts no weights into a plan; export it without"),
         ({}, {"device": "cpu"}, "--device cpu is not for"),
     ],
 )

@@ -1,0 +1,5 @@
+"""Runs `benchmarks.gpu.report`."""
+
+from benchmarks.gpu.report import main
+
+main()
