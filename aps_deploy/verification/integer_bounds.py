@@ -69,8 +69,10 @@ class Int32Bounds:
 
     def _number_of_terms(self, node: onnx.NodeProto) -> int | None:
         axes, shape = reduced_axes(self._graph, node), self._graph.shape(node.input[0])
-        sides = [None] if axes is None or shape is None else [shape[axis] for axis in axes]
-        return None if None in sides else math.prod(side or 0 for side in sides)
+        if axes is None or shape is None:
+            return None
+        sides = [side for axis in axes if (side := shape[axis]) is not None]
+        return math.prod(sides) if len(sides) == len(axes) else None
 
     def _of_two(self, node: onnx.NodeProto) -> int | None:
         left, right = (self.largest(name) for name in node.input)

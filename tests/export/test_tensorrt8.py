@@ -26,6 +26,7 @@ from tests.export.support import RUNTIMES, Runtime, run, short_model, traced
 
 LegacyPrecision = Literal["fp32", "fp16", "int8"]
 PRECISIONS: tuple[LegacyPrecision, ...] = ("fp32", "fp16", "int8")
+NOT_THERE = ("int8", "reference")
 
 
 def _check_types(proto: onnx.ModelProto) -> None:
@@ -60,8 +61,11 @@ def test_nothing_that_the_parser_lacks(precision: LegacyPrecision) -> None:
     assert len(list(unknown_to_tensorrt8(finish_onnx(narrowed_toy(precision), "where")))) > 5
 
 
-@pytest.mark.parametrize("runtime", RUNTIMES)
-@pytest.mark.parametrize("precision", PRECISIONS)
+# The ReferenceEvaluator has DequantizeLinear from opset 19 on only.
+@pytest.mark.parametrize(
+    ("precision", "runtime"),
+    [(precision, runtime) for precision in PRECISIONS for runtime in RUNTIMES if (precision, runtime) != NOT_THERE],
+)
 def test_the_numbers_are_those_of_the_other_form(precision: LegacyPrecision, runtime: Runtime) -> None:
     legacy, current = legacy_toy(precision), finish_onnx(narrowed_toy(precision), "where", "concat")
     images = np.random.default_rng(1).standard_normal((19, 3, SIZE, SIZE)).astype(np.float32)
@@ -72,7 +76,10 @@ def test_the_numbers_are_those_of_the_other_form(precision: LegacyPrecision, run
     expected, chosen = run(current, images, runtime)
     assert indices.dtype == np.int32 and chosen.dtype == np.int64
     np.testing.assert_array_equal(indices, chosen)
-    assert len(set(indices[:16, 0].tolist())) > 1 and indices[16:, 0].tolist() == [0, 0, 0]
+    assert len(set(indices[:16, 0].tolist())) > 1
+    # Quantising makes a number of a NaN, so that only the zeros still tie.
+    without_choice = indices[16:17] if precision == "int8" else indices[16:]
+    assert not without_choice.any()
     np.testing.assert_array_equal(logits, expected)
     finite = images[:17]
     for shift in ((1, 0), (3, 6)):
