@@ -24,7 +24,8 @@ def seconds_in_turns(
 
 
 def _seconds(call: Callable[[], object]) -> float:
-    start, end = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+    start = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
+    end = torch.cuda.Event(enable_timing=True)  # type: ignore[no-untyped-call]
     torch.cuda.synchronize()
     # The device is busy while the launches below are queued, so that the time of launching is not counted; and its
     # cache forgets the maps of the turn before.
@@ -33,7 +34,8 @@ def _seconds(call: Callable[[], object]) -> float:
     call()
     end.record()
     end.synchronize()
-    return start.elapsed_time(end) / 1e3
+    milliseconds: float = start.elapsed_time(end)
+    return milliseconds / 1e3
 
 
 @functools.cache

@@ -77,6 +77,7 @@ def kernels_on(device: torch.device) -> ModuleType | None:
 def _why_not_on(device: torch.device) -> str | None:
     import torch
 
+    reason: str | None
     if torch.version.hip is not None:
         reason = "they are made for NVIDIA GPUs"
     elif torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:
