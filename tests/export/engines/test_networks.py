@@ -64,10 +64,10 @@ def test_kernels_that_selections_add_to_a_blurred_network(
 def test_one_pass_adds_a_kernel_for_each_selection_and_one_for_the_indices(
     precision: Literal["fp16", "fp32"], rtx: Toolkit, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The whole networks at their usual size, all with exact pooling; the lists are printed."""
+    """The whole networks, all with exact pooling, on maps whose sums the compiler leaves in one piece."""
     kernels = {}
     for name in ("resnet18", "resnet18_lpf3", "resnet18_aps3"):
-        model, graph = traced(name, 224, 224)
+        model, graph = traced(name, 64, 64)
         engine = _build(finish_onnx(in_precision(graph, precision, None), "one-pass"), rtx)
         kernels[name] = num_kernels(engine.kernels)
         with capsys.disabled():
