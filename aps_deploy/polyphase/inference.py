@@ -4,8 +4,7 @@
     aps::blurred_take(x, filters, index, stride) -> y              polyphase_take of the blurred map
 
 They have no gradient. What they compute is what `Blur` and the ops of `polyphase.ops` compute, rounded otherwise in the
-last bits: each pixel still by the same operations wherever it stands. On a CPU they are the kernels of `plugins.cpu`;
-on a GPU those of `plugins.triton`, or PyTorch's own operators where these cannot be used.
+last bits: each pixel still by the same operations wherever it stands.
 """
 
 from __future__ import annotations
@@ -13,14 +12,12 @@ from __future__ import annotations
 from typing import cast
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from aps_deploy.plugins.cpu import library
-from aps_deploy.plugins.triton import usage
+from aps_deploy.polyphase.blurred_gpu import blurred_index_on_gpu, blurred_take_on_gpu, fits_gpu_kernels
 from aps_deploy.polyphase.exporting import is_exporting
-from aps_deploy.polyphase.gpu import kernels_for
-from aps_deploy.polyphase.ops import as_layout_of, polyphase_index, polyphase_take
+from aps_deploy.polyphase.ops import as_layout_of
 
 _LARGEST_STRIDE = 8
 
@@ -35,31 +32,25 @@ for _schema in (
 def fits_kernels(x: Tensor, filters: Tensor, stride: int) -> bool:
     """Return whether the map ``x`` (N, C, H, W), blurred by ``filters`` (C, 1, f, f), can be sampled by the kernels.
 
-    That is: nothing is differentiated or exported, and there are kernels for such a map on its device: on the CPU
-    float32 and contiguous, on a GPU what `plugins.triton.usage.fits` says.
+    That is: nothing is differentiated or exported, ``x`` is float32, contiguous and on the CPU, and there are kernels;
+    or the GPU's kernels take it.
     """
-    return (
-        not torch.is_grad_enabled()
-        and not is_exporting()
-        and filters.device == x.device
-        and filters.shape[-1] <= min(x.shape[2:])
-        and (_fits_on_cpu(x, filters, stride) if x.device.type == "cpu" else _fits_on_gpu(x, stride))
-    )
+    if torch.is_grad_enabled() or is_exporting():
+        return False
+    return _fits_on_cpu(x, filters, stride) or fits_gpu_kernels(x, filters, stride)
 
 
 def _fits_on_cpu(x: Tensor, filters: Tensor, stride: int) -> bool:
     return (
-        x.dtype == torch.float32
+        x.device.type == "cpu"
+        and x.dtype == torch.float32
         and x.is_contiguous()
+        and filters.device.type == "cpu"
         and filters.dtype == torch.float32
         and stride <= _LARGEST_STRIDE
+        and filters.shape[-1] <= min(x.shape[2:])
         and _kernels_are_used()
     )
-
-
-def _fits_on_gpu(x: Tensor, stride: int) -> bool:
-    height, width = x.shape[2:]
-    return x.device.type == "cuda" and usage.fits(x, stride, height, width) and _gpu_kernels_are_used()
 
 
 def has_kernel(criterion: str, selection: str) -> bool:
@@ -70,11 +61,6 @@ def has_kernel(criterion: str, selection: str) -> bool:
 @torch.compiler.assume_constant_result
 def _kernels_are_used() -> bool:
     return library.is_used()
-
-
-@torch.compiler.assume_constant_result
-def _gpu_kernels_are_used() -> bool:
-    return usage.is_used()
 
 
 def _blurred_index(x: Tensor, filters: Tensor, stride: int, criterion: str) -> Tensor:
@@ -91,34 +77,8 @@ def _blurred_take(x: Tensor, filters: Tensor, index: Tensor, stride: int) -> Ten
 
 _LIBRARY.impl("blurred_index", _blurred_index, "CPU")
 _LIBRARY.impl("blurred_take", _blurred_take, "CPU")
-
-
-def _blurred_index_on_gpu(x: Tensor, filters: Tensor, stride: int, criterion: str) -> Tensor:
-    kernels = kernels_for(x, stride)
-    if kernels is None:
-        return polyphase_index(_blurred(x, filters), stride, criterion)
-    return cast(Tensor, kernels.choose(x, stride, criterion, filters))
-
-
-def _blurred_take_on_gpu(x: Tensor, filters: Tensor, index: Tensor, stride: int) -> Tensor:
-    kernels = kernels_for(x, stride)
-    if kernels is None:
-        return polyphase_take(as_layout_of(_blurred(x, filters), x), index, stride)
-    return cast(Tensor, kernels.take(x, index, stride, filters))
-
-
-def _blurred(x: Tensor, filters: Tensor) -> Tensor:
-    size = filters.shape[-1]
-    if size == 1:
-        return x
-    before = (size - 1) // 2
-    after = size - 1 - before
-    padded = F.pad(x, (before, after, before, after), mode="circular")
-    return F.conv2d(padded, filters.to(x.dtype), groups=x.shape[1])
-
-
-_LIBRARY.impl("blurred_index", _blurred_index_on_gpu, "CUDA")
-_LIBRARY.impl("blurred_take", _blurred_take_on_gpu, "CUDA")
+_LIBRARY.impl("blurred_index", blurred_index_on_gpu, "CUDA")
+_LIBRARY.impl("blurred_take", blurred_take_on_gpu, "CUDA")
 
 
 @torch.library.register_fake("aps::blurred_index")

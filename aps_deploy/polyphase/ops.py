@@ -183,6 +183,11 @@ def polyphase_take(x: Tensor, index: Tensor, stride: int = 2) -> Tensor:
     return cast(Tensor, torch.ops.aps.polyphase_take(x, index, stride))
 
 
+def polyphase_put(y: Tensor, index: Tensor, stride: int, height: int, width: int) -> Tensor:
+    """Return (N, C, height, width) with ``y`` as component ``index[n]`` of every image, and 0 elsewhere."""
+    return cast(Tensor, torch.ops.aps.polyphase_put(y, index, stride, height, width))
+
+
 def polyphase_select(
     x: Tensor, stride: int = 2, criterion: str = "l2", selection: str = "exact"
 ) -> tuple[Tensor, Tensor]:

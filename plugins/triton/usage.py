@@ -20,8 +20,7 @@ if TYPE_CHECKING:
     import torch
 
 SWITCH = "APS_DEPLOY_TRITON"
-STRIDES = range(2, 5)
-LARGEST_FILTER = 7
+STRIDES = (2, 3, 4)
 
 _LEAST_CAPABILITY = (8, 0)
 # The second axis of a grid, and whole numbers of 32 bits within an image, with room for the rest of a last block.
@@ -78,6 +77,7 @@ def kernels_on(device: torch.device) -> ModuleType | None:
 def _why_not_on(device: torch.device) -> str | None:
     import torch
 
+    reason: str | None
     if torch.version.hip is not None:
         reason = "they are made for NVIDIA GPUs"
     elif torch.cuda.get_device_capability(device) < _LEAST_CAPABILITY:

@@ -95,7 +95,7 @@ def test_every_kernel_compiles_for_every_map(kernel: Any, architecture: int) -> 
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(("stride", "filter_size"), itertools.product((2, 3, 4), (2, 5, 7)))
+@pytest.mark.parametrize(("stride", "filter_size"), list(itertools.product((2, 3, 4), (2, 5, 7))))
 def test_every_blur_and_stride_compiles(stride: int, filter_size: int) -> None:
     for kernel in EVERY:
         check(compile_kernel(kernel, "fp32", constants_of(kernel, stride=stride, filter_size=filter_size), 80))

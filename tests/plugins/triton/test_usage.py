@@ -73,6 +73,15 @@ def test_what_fits(shape: tuple[int, ...], dtype: torch.dtype, stride: int, fits
     assert usage.fits(x, stride, *shape[2:]) is fits
 
 
+def test_the_compiler_can_trace_the_question() -> None:
+    def ask(x: torch.Tensor) -> torch.Tensor:
+        return x + 1 if usage.fits(x, 2, x.shape[2], x.shape[3]) else x - 1
+
+    compiled = torch.compile(ask, backend="eager", fullgraph=True)
+    assert float(compiled(torch.zeros(1, 1, 2, 2)).sum()) == 4
+    assert float(compiled(torch.zeros(1, 1, 2, 2, dtype=torch.float64)).sum()) == -4
+
+
 def test_where_they_cannot_be_launched_the_operators_compute(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

@@ -12,7 +12,7 @@ from aps_deploy.plugins.switch import without_kernels
 from aps_deploy.plugins.triton import torch_calls, usage
 from aps_deploy.plugins.triton.ahead_of_time import compile_kernel
 from aps_deploy.plugins.triton.kernels import scores
-from aps_deploy.polyphase import inference, ops, select, take_component
+from aps_deploy.polyphase import blurred_gpu, ops, select, take_component
 from tests.plugins.triton.maps import blurred, made
 
 
@@ -53,20 +53,22 @@ def test_they_launch_kernels(launches: list[str]) -> None:
 
 
 def test_blurred_ones_launch_kernels(launches: list[str]) -> None:
-    case = made((2, 3, 6, 8), filter_size=3)
+    case = made((2, 3, 6, 8), filter_size=4)
     assert case.filters is not None
-    index = inference._blurred_index_on_gpu(case.x, case.filters, 2, "l2")
-    taken = inference._blurred_take_on_gpu(case.x, case.filters, index, 2)
-    assert launches == ["choose", "take"]
+    index = blurred_gpu.blurred_index_on_gpu(case.x, case.filters, 2, "l2")
+    taken = blurred_gpu.blurred_take_on_gpu(case.x, case.filters, index, 2)
+    gradient = blurred_gpu.blurred_put_on_gpu(taken, case.filters, index, 2, 6, 8)
+    assert launches == ["choose", "take", "put"]
     map_ = blurred(case.x, case.filters)
     assert torch.equal(index, select(map_, 2).index)
     torch.testing.assert_close(taken, take_component(map_, index, 2), atol=1e-5, rtol=1e-5)
     with without_kernels():
-        assert torch.equal(inference._blurred_index_on_gpu(case.x, case.filters, 2, "l2"), index)
-        assert torch.equal(
-            inference._blurred_take_on_gpu(case.x, case.filters, index, 2), take_component(map_, index, 2)
-        )
-    assert launches == ["choose", "take"]
+        assert torch.equal(blurred_gpu.blurred_index_on_gpu(case.x, case.filters, 2, "l2"), index)
+        other = blurred_gpu.blurred_take_on_gpu(case.x, case.filters, index, 2)
+        assert torch.equal(other, take_component(map_, index, 2))
+        other_gradient = blurred_gpu.blurred_put_on_gpu(taken, case.filters, index, 2, 6, 8)
+    torch.testing.assert_close(gradient, other_gradient, atol=1e-5, rtol=1e-5)
+    assert launches == ["choose", "take", "put"]
 
 
 def test_everything_else_is_left_to_the_operators(launches: list[str]) -> None:

@@ -101,7 +101,7 @@ def test_parts_of_a_score_add_up(parts: int) -> None:
     energies = torch.rand(2, 66, 60, generator=torch.Generator().manual_seed(9))
     maxima = energies.reshape(2, -1, 2).amax(2)
     constants = tiles.score_constants(2)
-    assert maxima.shape[1] > constants["BLOCK_MAXIMA"] and 33 * 30 > constants["BLOCK_POSITIONS"]
+    assert maxima.shape[1] > constants["BLOCK_MAXIMA"] and constants["BLOCK_POSITIONS"] < 33 * 30
     partial = torch.empty(2, parts, 4, dtype=torch.int64)
     scores.score[(parts, 2)](energies, maxima, 66, 60, partial, NORM="l2", STRIDE=2, ENERGY_PIXELS=2, **constants)
     expected = component_sums(quantise(energies, maxima.amax(1)[:, None, None], 30), 2)
