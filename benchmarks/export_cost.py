@@ -1,6 +1,6 @@
 """How long `aps-deploy export` takes, start included, and how large the file is, beside the project's bar.
 
-python -m benchmarks.export_cost             # ResNet-18, 50 and 20 in three forms: about five minutes
+python -m benchmarks.export_cost             # ResNet-18, 50 and 20 in every form: minutes
 python -m benchmarks.export_cost --archs resnet20_aps3 --forms where
 python -m benchmarks.export_cost --write     # also benchmarks/results/export_cost.json
 """

@@ -10,6 +10,7 @@ from __future__ import annotations
 import importlib
 import inspect
 from collections.abc import Callable, Iterable, Mapping
+from types import GenericAlias
 from typing import Any
 
 from aps_deploy.errors import ApsError
@@ -74,16 +75,12 @@ class PluginLibrary:
             return kernel.name, kernel.ptx, launch, integers
 
         inputs = {f"input_{number}": tensor for number in range(operator.num_inputs)}
-        outputs = {"outputs": _tuple_of(*[tensor] * num_outputs)}
-        described = _tuple_of(*[tensor] * num_outputs) if num_outputs > 1 else tensor
-        made = _tuple_of(str, str, trtp.KernelLaunchParams, trtp.SymIntExprs)
+        outputs = {"outputs": GenericAlias(tuple, (tensor,) * num_outputs)}
+        described = outputs["outputs"] if num_outputs > 1 else tensor
+        made = GenericAlias(tuple, (str, str, trtp.KernelLaunchParams, trtp.SymIntExprs))
         trtp.register(name)(_signed(describe, inputs, described))
-        trtp.autotune(name)(_signed(offer, {**inputs, **outputs}, list[trtp.AutoTuneCombination]))
+        trtp.autotune(name)(_signed(offer, {**inputs, **outputs}, GenericAlias(list, (trtp.AutoTuneCombination,))))
         trtp.aot_impl(name)(_signed(implement, {**inputs, **outputs, "tactic": int}, made))
-
-
-def _tuple_of(*kinds: Any) -> Any:
-    return tuple[kinds]  # type: ignore[valid-type]
 
 
 def _signed(function: Callable[..., Any], parameters: Mapping[str, Any], returns: Any) -> Callable[..., Any]:
