@@ -16,7 +16,7 @@ from tests.plugins.triton.maps import Case, cases
     ids=lambda check: check.__name__.removeprefix("check_"),
 )
 def test_property(check: Callable[[Case], None]) -> None:
-    @settings(deadline=None, max_examples=20, database=None)
+    @settings(deadline=None, max_examples=8, database=None)
     @given(cases())
     def holds(case: Case) -> None:
         check(case)
@@ -24,7 +24,7 @@ def test_property(check: Callable[[Case], None]) -> None:
     holds()
 
 
-@settings(deadline=None, max_examples=30, database=None)
+@settings(deadline=None, max_examples=10, database=None)
 @given(cases(), st.integers(0, 40), st.integers(0, 40))
 def test_shift(case: Case, down: int, right: int) -> None:
     checks.check_shift(case, down, right)
