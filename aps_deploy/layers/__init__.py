@@ -3,7 +3,7 @@
 from aps_deploy.layers.aps import APS, BlurPosition, Downsample, LowPassDownsample, OddMaps
 from aps_deploy.layers.blur import FILTER_SIZES, Blur, binomial_kernel
 from aps_deploy.layers.head import Classifier, ExactGlobalAvgPool
-from aps_deploy.layers.padding import Padding, PadForPool, check_padding, circular_pad
+from aps_deploy.layers.padding import Padding, PadForPool, WrappedConv2d, check_padding, circular_pad
 from aps_deploy.layers.selections import Selections
 
 __all__ = [
@@ -18,6 +18,7 @@ __all__ = [
     "OddMaps",
     "PadForPool",
     "Padding",
+    "WrappedConv2d",
     "Selections",
     "binomial_kernel",
     "check_padding",
