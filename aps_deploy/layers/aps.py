@@ -10,7 +10,7 @@ from aps_deploy.layers.blur import Blur
 from aps_deploy.layers.padding import Padding, circular_pad
 from aps_deploy.layers.selections import Selections
 from aps_deploy.polyphase import Criterion, SelectionMode, check_divisible, polyphase_take
-from aps_deploy.polyphase.inference import blurred_index, blurred_take, fits_kernels, has_kernel
+from aps_deploy.polyphase.blurred import blurred_index, blurred_take, fits_kernels, has_kernel
 
 # Where the blur stands: the authors' ImageNet networks blur first and select on the blurred map, their CIFAR networks
 # select on the map itself and blur afterwards.

@@ -91,5 +91,6 @@ def _loaded() -> tuple[ctypes.CDLL | None, str | None]:
         return None, "this processor lacks AVX2 and FMA, without which they are slow"
     addresses = (ctypes.POINTER(Map), ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
     library.aps_take_on_threads.argtypes = addresses
+    library.aps_put_on_threads.argtypes = (ctypes.POINTER(Map), *[ctypes.c_void_p] * 3, ctypes.c_int)
     library.aps_choose_on_threads.argtypes = (ctypes.POINTER(Map), ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
     return library, None

@@ -16,11 +16,22 @@ APS_EXPORT int aps_choose_on_threads(const aps_map *map, int criterion, int64_t 
     return DONE;
 }
 
-APS_EXPORT int aps_take_on_threads(const aps_map *map, const int64_t *index, float *taken, int num_threads) {
-    if (aps_why_invalid(map)) return INVALID;
+static int are_components(const aps_map *map, const int64_t *index) {
     for (int64_t n = 0; n < map->batch; n++)
-        if (index[n] < 0 || index[n] >= map->stride * map->stride) return INVALID;
+        if (index[n] < 0 || index[n] >= map->stride * map->stride) return 0;
+    return 1;
+}
+
+APS_EXPORT int aps_take_on_threads(const aps_map *map, const int64_t *index, float *taken, int num_threads) {
+    if (aps_why_invalid(map) || !are_components(map, index)) return INVALID;
     aps_take(map, index, taken, aps_on_threads, &num_threads);
+    return DONE;
+}
+
+APS_EXPORT int aps_put_on_threads(const aps_map *map, const float *taken, const int64_t *index, float *put,
+                                  int num_threads) {
+    if (aps_why_invalid(map) || !are_components(map, index)) return INVALID;
+    aps_put(map, taken, index, put, aps_on_threads, &num_threads);
     return DONE;
 }
 

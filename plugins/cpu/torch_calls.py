@@ -54,6 +54,34 @@ def take(x: Tensor, filters: Tensor, index: Tensor, stride: int) -> Tensor:
     return taken
 
 
+def put(taken: Tensor, filters: Tensor, index: Tensor, stride: int, height: int, width: int) -> Tensor:
+    """Return what `take` gives the map as its gradient: the component put back, then the transposed blur: (N, C, H, W).
+
+    Args:
+        taken: (N, C, H/stride, W/stride) float32, contiguous, on the CPU: the gradient of the component.
+        filters: as in `choose`.
+        index: as in `take`.
+        stride: as in `choose`.
+        height: H of the map.
+        width: W of the map.
+
+    Raises:
+        ApsError: an index is none of a component.
+    """
+    n, channels = taken.shape[:2]
+    gradient = torch.empty(n, channels, height, width)
+    filters, index = filters.contiguous(), index.contiguous()
+    code = _library().aps_put_on_threads(
+        ctypes.byref(_map(gradient, filters, stride)),
+        taken.data_ptr(),
+        index.data_ptr(),
+        gradient.data_ptr(),
+        torch.get_num_threads(),
+    )
+    _check(code, gradient)
+    return gradient
+
+
 def _library() -> ctypes.CDLL:
     library = load()
     assert library is not None
