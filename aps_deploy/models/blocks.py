@@ -8,7 +8,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aps_deploy.layers import WrappedConv2d, Downsample, Padding, Selections
+from aps_deploy.layers import Downsample, Padding, Selections, WrappedConv2d
 
 # Builds the sampler for a number of channels; None where the convolutions stride themselves.
 MakeDownsample = Callable[[int], Downsample] | None
