@@ -1,6 +1,6 @@
 """Layers of shift-invariant networks: APS, blur, circular padding, exact pooling, the classifier head."""
 
-from aps_deploy.layers.aps import APS, BlurPosition, Downsample, LowPassDownsample, OddMaps
+from aps_deploy.layers.aps import APS, BlurPosition, Downsample, LowPassDownsample, OddMaps, take_blurred
 from aps_deploy.layers.blur import FILTER_SIZES, Blur, binomial_kernel
 from aps_deploy.layers.head import Classifier, ExactGlobalAvgPool
 from aps_deploy.layers.padding import Padding, PadForPool, WrappedConv2d, check_padding, circular_pad
@@ -23,4 +23,5 @@ __all__ = [
     "binomial_kernel",
     "check_padding",
     "circular_pad",
+    "take_blurred",
 ]
