@@ -47,8 +47,7 @@ def circular_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Ten
 class _CircularPad(torch.autograd.Function):
     """The same values with a direct gradient.
 
-    PyTorch's is that of five copies into slices, each of which copies or fills the gradient of the whole map (seen in
-    2.11 to 2.14): a sixth of a training step of ResNet-18 on a CPU.
+    PyTorch's (2.14) is that of five copies into slices, each of which copies or fills the gradient of the whole map.
     """
 
     generate_vmap_rule = True
@@ -63,24 +62,15 @@ class _CircularPad(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
-        return folded(grad, *ctx.reach), None
+        return _folded(grad, *ctx.reach), None
 
 
-def folded(grad: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
-    """Return the gradient (N, C, H, W) of what `circular_pad` continued: every pixel's own and those of its copies.
-
-    Args:
-        grad: (N, C, H + top + bottom, W + left + right).
-        left: as in `circular_pad`, like the others.
-        right: see ``left``.
-        top: see ``left``.
-        bottom: see ``left``.
-    """
+def _folded(grad: Tensor, left: int, right: int, top: int, bottom: int) -> Tensor:
+    """Return the gradient (N, C, H, W) of what was padded: every pixel's own and those of its copies."""
     rows, columns = _copies(grad.shape[2], top, bottom), _copies(grad.shape[3], left, right)
     own = grad[:, :, rows[0][0], columns[0][0]].clone()
-    for number, ((row, own_row), (column, own_column)) in enumerate(itertools.product(rows, columns)):
-        if number > 0:
-            own[:, :, own_row, own_column] += grad[:, :, row, column]
+    for (row, own_row), (column, own_column) in list(itertools.product(rows, columns))[1:]:
+        own[:, :, own_row, own_column] += grad[:, :, row, column]
     return own
 
 

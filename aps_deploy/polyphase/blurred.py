@@ -31,11 +31,10 @@ for _schema in (
     _LIBRARY.define(_schema, tags=(torch.Tag.pt2_compliant_tag,))
 
 
-def fits_kernels(x: Tensor, filters: Tensor, stride: int) -> bool:
-    """Return whether the map ``x`` (N, C, H, W), blurred by ``filters`` (C, 1, f, f), can be sampled by the kernels.
+def fits_cpu(x: Tensor) -> bool:
+    """Return whether the kernels take the map ``x`` (N, C, H, W), whatever they do with it.
 
-    That is: nothing is exported, ``x`` is float32, contiguous and on the CPU, the filters need no gradient, and there
-    are kernels.
+    That is: nothing is exported, ``x`` is float32, contiguous and on the CPU, and there are kernels.
     """
     return (
         not is_exporting()
@@ -43,12 +42,22 @@ def fits_kernels(x: Tensor, filters: Tensor, stride: int) -> bool:
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.is_contiguous()
+        and _kernels_are_used()
+    )
+
+
+def fits_kernels(x: Tensor, filters: Tensor, stride: int) -> bool:
+    """Return whether the map ``x`` (N, C, H, W), blurred by ``filters`` (C, 1, f, f), can be sampled by the kernels.
+
+    The filters need no gradient: they are given, not learnt.
+    """
+    return (
+        fits_cpu(x)
         and filters.device.type == "cpu"
         and filters.dtype == torch.float32
         and not filters.requires_grad
         and stride <= _LARGEST_STRIDE
         and filters.shape[-1] <= min(x.shape[2:])
-        and _kernels_are_used()
     )
 
 

@@ -82,6 +82,35 @@ def put(taken: Tensor, filters: Tensor, index: Tensor, stride: int, height: int,
     return gradient
 
 
+def pool(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the maximum of each pixel and its right, lower and lower right neighbours, on the periodic map.
+
+    Args:
+        x: (N, C, H, W) float32, contiguous, on the CPU.
+
+    Returns:
+        The maxima, of the shape of ``x``, and which each was, uint8 from 0 to 3, the first among equals.
+    """
+    pooled, kept = torch.empty_like(x), torch.empty(x.shape, dtype=torch.uint8)
+    n, channels, height, width = x.shape
+    code = _library().aps_pool_on_threads(
+        x.data_ptr(), n * channels, height, width, pooled.data_ptr(), kept.data_ptr(), torch.get_num_threads()
+    )
+    _check(code, x)
+    return pooled, kept
+
+
+def spread(pooled: Tensor, kept: Tensor) -> Tensor:
+    """Return the gradient of `pool`'s map, given that of its maxima and which they were: all of one shape."""
+    gradient = torch.empty_like(pooled)
+    n, channels, height, width = pooled.shape
+    code = _library().aps_spread_on_threads(
+        pooled.data_ptr(), kept.data_ptr(), n * channels, height, width, gradient.data_ptr(), torch.get_num_threads()
+    )
+    _check(code, pooled)
+    return gradient
+
+
 def _library() -> ctypes.CDLL:
     library = load()
     assert library is not None
