@@ -55,7 +55,13 @@ def main() -> None:
             "rounds": options.rounds,
             "measured": measured,
         }
-        keep(RESULTS / f"training_step{'' if device.type == 'cpu' else '-' + device.type}.json", document)
+        keep(_file(options.write, device), document)
+
+
+def _file(wanted: Path, device: torch.device) -> Path:
+    """Return the file that was asked for; of the kept result there is one for each kind of device."""
+    is_kept = wanted == RESULTS / "training_step.json"
+    return wanted.with_stem(f"{wanted.stem}-{device.type}") if is_kept and device.type != "cpu" else wanted
 
 
 def networks(setting: Setting) -> dict[str, SelectingNetwork]:

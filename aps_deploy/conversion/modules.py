@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aps_deploy.layers import Blur, Classifier, ExactGlobalAvgPool, circular_pad
-from aps_deploy.polyphase import check_divisible, polyphase_take
+from aps_deploy.layers import Blur, Classifier, ExactGlobalAvgPool, circular_pad, take_blurred
+from aps_deploy.polyphase import check_divisible
 
 Reach = tuple[int, int, int, int]
 
@@ -133,7 +133,7 @@ class Follower(nn.Module):
     def forward(self, x: Tensor, index: Tensor) -> Tensor:
         """Return component ``index`` (N,) int64 of ``x`` (N, C, H, W): (N, C, H/2, W/2)."""
         check_divisible(x.shape[2], x.shape[3], 2, self.layer_name)
-        return polyphase_take(self.blur(x), index, 2)
+        return take_blurred(x, self.blur, index, 2)
 
 
 def classifier_from_linear(linear: nn.Linear) -> Classifier:

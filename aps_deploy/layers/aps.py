@@ -10,12 +10,24 @@ from aps_deploy.layers.blur import Blur
 from aps_deploy.layers.padding import Padding, circular_pad
 from aps_deploy.layers.selections import Selections
 from aps_deploy.polyphase import Criterion, SelectionMode, check_divisible, polyphase_take
-from aps_deploy.polyphase.inference import blurred_index, blurred_take, fits_kernels, has_kernel
+from aps_deploy.polyphase.blurred import blurred_index, blurred_take, fits_kernels, has_kernel
 
 # Where the blur stands: the authors' ImageNet networks blur first and select on the blurred map, their CIFAR networks
 # select on the map itself and blur afterwards.
 BlurPosition = Literal["before_selection", "after_selection"]
 OddMaps = Literal["error", "pad"]
+
+
+def take_blurred(x: Tensor, blur: Blur, index: Tensor, stride: int) -> Tensor:
+    """Return component ``index[n]`` (N,) int64 of every image of ``x`` (N, C, H, W), blurred: (N, C, H/s, W/s)."""
+    if _fits(x, blur, stride):
+        return blurred_take(x, blur.kernel, index, stride)
+    return polyphase_take(blur(x), index, stride)
+
+
+def _fits(x: Tensor, blur: Blur, stride: int) -> bool:
+    is_periodic = blur.padding == "circular" or blur.filter_size == 1
+    return is_periodic and fits_kernels(x, blur.kernel, stride)
 
 
 class APS(nn.Module):
@@ -61,7 +73,7 @@ class APS(nn.Module):
             InputError: H or W is no multiple of the stride; the message names this layer and the next valid size.
         """
         x = self._even(x)
-        if selections.are_free and has_kernel(self.criterion, self.selection) and self._fits_kernels(x):
+        if selections.are_free and has_kernel(self.criterion, self.selection) and _fits(x, self.blur, self.stride):
             filters = self.blur.kernel if self.blur_position == "before_selection" else self.blur.kernel[:, :, :1, :1]
             index = selections.keep(blurred_index(x, filters, self.stride, self.criterion))
             return blurred_take(x, self.blur.kernel, index, self.stride), index
@@ -76,14 +88,7 @@ class APS(nn.Module):
     def reuse(self, x: Tensor, index: Tensor | None) -> Tensor:
         """Return the blurred component ``index`` of ``x``: a shortcut follows the choice of its main branch."""
         assert index is not None
-        x = self._even(x)
-        if self._fits_kernels(x):
-            return blurred_take(x, self.blur.kernel, index, self.stride)
-        return polyphase_take(self.blur(x), index, self.stride)
-
-    def _fits_kernels(self, x: Tensor) -> bool:
-        is_periodic = self.blur.padding == "circular" or self.blur.filter_size == 1
-        return is_periodic and fits_kernels(x, self.blur.kernel, self.stride)
+        return take_blurred(self._even(x), self.blur, index, self.stride)
 
     def _even(self, x: Tensor) -> Tensor:
         height, width = x.shape[2], x.shape[3]

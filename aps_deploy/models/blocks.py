@@ -8,7 +8,7 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from aps_deploy.layers import Downsample, Padding, Selections
+from aps_deploy.layers import Downsample, Padding, Selections, WrappedConv2d
 
 # Builds the sampler for a number of channels; None where the convolutions stride themselves.
 MakeDownsample = Callable[[int], Downsample] | None
@@ -16,15 +16,11 @@ MakeDownsample = Callable[[int], Downsample] | None
 
 def conv(inputs: int, outputs: int, size: int, padding: Padding, stride: int = 1) -> nn.Conv2d:
     """Return a bias-free square convolution that keeps the size (before its stride)."""
-    return nn.Conv2d(
-        inputs,
-        outputs,
-        size,
-        stride=stride,
-        padding=size // 2,
-        bias=False,
-        padding_mode=padding if size > 1 else "zeros",
-    )
+    if padding == "circular" and size > 1:
+        return WrappedConv2d(
+            inputs, outputs, size, stride=stride, padding=size // 2, bias=False, padding_mode="circular"
+        )
+    return nn.Conv2d(inputs, outputs, size, stride=stride, padding=size // 2, bias=False)
 
 
 class Shortcut(nn.Sequential):

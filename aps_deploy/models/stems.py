@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from aps_deploy.layers import Downsample, Padding, PadForPool, Selections, circular_pad
+from aps_deploy.polyphase.pooled import fits_pool_kernel, wrapped_pool
 
 
 class StridedStemPool(nn.Module):
@@ -40,6 +41,9 @@ class SampledStemPool(nn.Module):
         """Return ``x`` (N, C, H, W) downsampled by 4 (by 2 for ``pool_only``)."""
         if self.first is not None:
             x, _ = self.first(x, selections)
-        x = F.max_pool2d(self.pad(x), kernel_size=2, stride=1)
+        if isinstance(self.pad, PadForPool) and self.pad.padding == "circular" and fits_pool_kernel(x):
+            x = wrapped_pool(x)
+        else:
+            x = F.max_pool2d(self.pad(x), kernel_size=2, stride=1)
         x, _ = self.last(x, selections)
         return x

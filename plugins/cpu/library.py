@@ -76,5 +76,9 @@ def _loaded() -> tuple[ctypes.CDLL | None, str | None]:
         return None, "this processor lacks AVX2 and FMA, without which they are slow"
     addresses = (ctypes.POINTER(Map), ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
     library.aps_take_on_threads.argtypes = addresses
+    library.aps_put_on_threads.argtypes = (ctypes.POINTER(Map), *[ctypes.c_void_p] * 3, ctypes.c_int)
+    sizes = (ctypes.c_int64,) * 3
+    library.aps_pool_on_threads.argtypes = (ctypes.c_void_p, *sizes, ctypes.c_void_p, ctypes.c_void_p, ctypes.c_int)
+    library.aps_spread_on_threads.argtypes = (ctypes.c_void_p, ctypes.c_void_p, *sizes, ctypes.c_void_p, ctypes.c_int)
     library.aps_choose_on_threads.argtypes = (ctypes.POINTER(Map), ctypes.c_int, ctypes.c_void_p, ctypes.c_int)
     return library, None

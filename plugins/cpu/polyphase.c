@@ -4,26 +4,7 @@
 #include <math.h>
 #include <string.h>
 
-/* One function for several instruction sets; which is taken is decided when the library is loaded. */
-#if defined(__x86_64__) && defined(__gnu_linux__) && defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
-#define FOR_EACH_PROCESSOR __attribute__((target_clones("arch=x86-64-v4", "arch=x86-64-v3", "default")))
-#define HAS_CLONES 1
-#else
-#define FOR_EACH_PROCESSOR
-#define HAS_CLONES 0
-#endif
-
-#if defined(__GNUC__)
-#define INLINE static inline __attribute__((always_inline))
-#else
-#define INLINE static inline
-#endif
-
-#if defined(__GNUC__) && !defined(__clang__)
-#define NO_ALIASES _Pragma("GCC ivdep")
-#else
-#define NO_ALIASES
-#endif
+#include "vectors.h"
 
 enum {
     /* Few enough that a task's energies stay in the first-level cache, and that there are tasks for every thread. */
@@ -59,13 +40,6 @@ const char *aps_why_invalid(const aps_map *m) {
     return NULL;
 }
 
-static int64_t smaller(int64_t a, int64_t b) { return a < b ? a : b; }
-static int64_t larger(int64_t a, int64_t b) { return a > b ? a : b; }
-
-static int64_t wrapped(int64_t position, int64_t size) {
-    return position < 0 ? position + size : position >= size ? position - size : position;
-}
-
 /* ---- the blur ---- */
 
 /* Value x of a row of one blurred channel near its left or right border, where columns wrap. */
@@ -75,19 +49,6 @@ INLINE float border_value(const float *const *rows, const float *taps, const int
     for (int64_t r = 0; r < f; r++)
         for (int64_t c = 0; c < f; c++) sum = fmaf(taps[r * f + c], rows[r][wrapped(x - before + c, width)], sum);
     return sum;
-}
-
-/* Writes `count` blurred values that lie side by side; the taps of the first begin at rows[0..f-1]. Every product is added
- * by fmaf, left to right and top to bottom: the vector body, its scalar rest and the borders round alike. */
-INLINE void blurred_span(const float *const *rows, const float *taps, const int64_t f, int64_t count,
-                         float *restrict out) {
-    NO_ALIASES
-    for (int64_t x = 0; x < count; x++) {
-        float sum = 0.0f;
-        for (int64_t r = 0; r < f; r++)
-            for (int64_t c = 0; c < f; c++) sum = fmaf(taps[r * f + c], rows[r][x + c], sum);
-        out[x] = sum;
-    }
 }
 
 /* Writes columns first .. first+count-1 of a row of one blurred channel. */
@@ -103,7 +64,7 @@ INLINE void blurred_tile(const float *channel, const float *taps, const int64_t 
         inner[r] = rows[r] + inner_first - before;
     }
     for (int64_t x = first; x < inner_first; x++) out[x - first] = border_value(rows, taps, f, width, x);
-    blurred_span(inner, taps, f, inner_last - inner_first, out + inner_first - first);
+    correlated_span(inner, taps, f, f, inner_last - inner_first, out + inner_first - first);
     for (int64_t x = inner_last; x < last; x++) out[x - first] = border_value(rows, taps, f, width, x);
 }
 
@@ -137,7 +98,7 @@ INLINE void blurred_band(const float *channel, const float *taps, const int64_t 
             rows[r] = continued + r * BAND;
         }
     }
-    blurred_span(rows, taps, f, count * pitch - (f - 1), out);
+    correlated_span(rows, taps, f, f, count * pitch - (f - 1), out);
 }
 
 /* Runs a statement with the filter's size as the constant `f`, so that its taps are unrolled. */

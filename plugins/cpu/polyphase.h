@@ -2,7 +2,8 @@
  *
  * A map is blurred by one f x f filter per channel, continued circularly at its borders (f = 1: it is not blurred), and of
  * the result one polyphase component is kept: component k = dy + s*dx holds rows dy, dy+s, ... and columns dx, dx+s, ...
- * The blurred map is never written: every pass computes the rows it needs while they are in the cache.
+ * The blurred map is never written: every pass computes the rows it needs while they are in the cache. In training the
+ * gradient of the component goes back to the map in one pass, too.
  *
  * Each value is computed by the same operations wherever it stands in the map and whatever runs beside it, so a shifted
  * map gives the shifted values bit for bit, in every batch and for every number of threads.
@@ -48,5 +49,10 @@ void aps_choose(const aps_map *map, enum aps_criterion criterion, int64_t *index
 
 /* Writes component index[n] of every blurred image to taken (N, C, H/s, W/s). Each index lies in 0..s*s-1. */
 void aps_take(const aps_map *map, const int64_t *index, float *taken, aps_parallel_for parallel_for, void *runner);
+
+/* The gradient of aps_take: writes, to `put` (N, C, H, W), the component `taken` (N, C, H/s, W/s) put back where index[n]
+ * says, zeros between, correlated with the transposed filters. The map's values are not read. */
+void aps_put(const aps_map *map, const float *taken, const int64_t *index, float *put, aps_parallel_for parallel_for,
+             void *runner);
 
 #endif

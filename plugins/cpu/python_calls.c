@@ -2,6 +2,7 @@
 #include <stdlib.h>
 
 #include "polyphase.h"
+#include "pool.h"
 #include "threads.h"
 
 enum { DONE = 0, OUT_OF_MEMORY = 1, INVALID = 2 };
@@ -16,11 +17,36 @@ APS_EXPORT int aps_choose_on_threads(const aps_map *map, int criterion, int64_t 
     return DONE;
 }
 
-APS_EXPORT int aps_take_on_threads(const aps_map *map, const int64_t *index, float *taken, int num_threads) {
-    if (aps_why_invalid(map)) return INVALID;
+static int are_components(const aps_map *map, const int64_t *index) {
     for (int64_t n = 0; n < map->batch; n++)
-        if (index[n] < 0 || index[n] >= map->stride * map->stride) return INVALID;
+        if (index[n] < 0 || index[n] >= map->stride * map->stride) return 0;
+    return 1;
+}
+
+APS_EXPORT int aps_take_on_threads(const aps_map *map, const int64_t *index, float *taken, int num_threads) {
+    if (aps_why_invalid(map) || !are_components(map, index)) return INVALID;
     aps_take(map, index, taken, aps_on_threads, &num_threads);
+    return DONE;
+}
+
+APS_EXPORT int aps_put_on_threads(const aps_map *map, const float *taken, const int64_t *index, float *put,
+                                  int num_threads) {
+    if (aps_why_invalid(map) || !are_components(map, index)) return INVALID;
+    aps_put(map, taken, index, put, aps_on_threads, &num_threads);
+    return DONE;
+}
+
+APS_EXPORT int aps_pool_on_threads(const float *values, int64_t channels, int64_t height, int64_t width, float *pooled,
+                                   uint8_t *kept, int num_threads) {
+    if (height < 1 || width < 1) return INVALID;
+    aps_pool(values, channels, height, width, pooled, kept, aps_on_threads, &num_threads);
+    return DONE;
+}
+
+APS_EXPORT int aps_spread_on_threads(const float *gradient, const uint8_t *kept, int64_t channels, int64_t height,
+                                     int64_t width, float *spread, int num_threads) {
+    if (height < 1 || width < 1) return INVALID;
+    aps_spread(gradient, kept, channels, height, width, spread, aps_on_threads, &num_threads);
     return DONE;
 }
 

@@ -54,6 +54,63 @@ def take(x: Tensor, filters: Tensor, index: Tensor, stride: int) -> Tensor:
     return taken
 
 
+def put(taken: Tensor, filters: Tensor, index: Tensor, stride: int, height: int, width: int) -> Tensor:
+    """Return what `take` gives the map as its gradient: the component put back, then the transposed blur: (N, C, H, W).
+
+    Args:
+        taken: (N, C, H/stride, W/stride) float32, contiguous, on the CPU: the gradient of the component.
+        filters: as in `choose`.
+        index: as in `take`.
+        stride: as in `choose`.
+        height: H of the map.
+        width: W of the map.
+
+    Raises:
+        ApsError: an index is none of a component.
+    """
+    n, channels = taken.shape[:2]
+    gradient = torch.empty(n, channels, height, width)
+    filters, index = filters.contiguous(), index.contiguous()
+    code = _library().aps_put_on_threads(
+        ctypes.byref(_map(gradient, filters, stride)),
+        taken.data_ptr(),
+        index.data_ptr(),
+        gradient.data_ptr(),
+        torch.get_num_threads(),
+    )
+    _check(code, gradient)
+    return gradient
+
+
+def pool(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the maximum of each pixel and its right, lower and lower right neighbours, on the periodic map.
+
+    Args:
+        x: (N, C, H, W) float32, contiguous, on the CPU.
+
+    Returns:
+        The maxima, of the shape of ``x``, and which each was, uint8 from 0 to 3, the first among equals.
+    """
+    pooled, kept = torch.empty_like(x), torch.empty(x.shape, dtype=torch.uint8)
+    n, channels, height, width = x.shape
+    code = _library().aps_pool_on_threads(
+        x.data_ptr(), n * channels, height, width, pooled.data_ptr(), kept.data_ptr(), torch.get_num_threads()
+    )
+    _check(code, x)
+    return pooled, kept
+
+
+def spread(pooled: Tensor, kept: Tensor) -> Tensor:
+    """Return the gradient of `pool`'s map, given that of its maxima and which they were: all of one shape."""
+    gradient = torch.empty_like(pooled)
+    n, channels, height, width = pooled.shape
+    code = _library().aps_spread_on_threads(
+        pooled.data_ptr(), kept.data_ptr(), n * channels, height, width, gradient.data_ptr(), torch.get_num_threads()
+    )
+    _check(code, pooled)
+    return gradient
+
+
 def _library() -> ctypes.CDLL:
     library = load()
     assert library is not None

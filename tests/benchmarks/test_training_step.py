@@ -32,14 +32,28 @@ def test_steps_change_the_weights_alike(text: str) -> None:
         torch.testing.assert_close(others[name] - before[name], value - before[name], rtol=1e-2, atol=1e-6)
 
 
+@pytest.mark.parametrize(
+    ("wanted", "device", "expected"),
+    [
+        ("results/training_step.json", "cpu", "results/training_step.json"),
+        ("results/training_step.json", "cuda", "results/training_step-cuda.json"),
+        ("other/mine.json", "cpu", "other/mine.json"),
+        ("other/mine.json", "cuda", "other/mine.json"),
+    ],
+)
+def test_the_file_that_is_written(wanted: str, device: str, expected: str) -> None:
+    folder = training_step.RESULTS.parent
+    assert training_step._file(folder / wanted, torch.device(device)) == folder / expected
+
+
 def test_a_short_run_prints_the_ratio_and_keeps_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(training_step, "RESULTS", tmp_path / "results")
-    arguments = ["training_step", "--settings", "resnet20_aps3:16:2", "--rounds", "3", "--write"]
+    written = tmp_path / "mine.json"
+    arguments = ["training_step", "--settings", "resnet20_aps3:16:2", "--rounds", "3", "--write", str(written)]
     monkeypatch.setattr(sys, "argv", arguments)
     training_step.main()
-    (entry,) = json.loads((tmp_path / "results" / "training_step.json").read_text())["measured"]
+    (entry,) = json.loads(written.read_text())["measured"]
     assert [found["ratio"] for found in entry["ratios"]] == ["authors/aps", "aps/float", "aps/lpf"]
     assert entry["ratios"][0]["at_least"] == 1.3 and all(found["smallest"] > 0 for found in entry["ratios"])
     assert "authors' formulation takes" in capsys.readouterr().out

@@ -17,6 +17,7 @@ from aps_deploy.layers import (
     LowPassDownsample,
     PadForPool,
     Selections,
+    WrappedConv2d,
     binomial_kernel,
     circular_pad,
 )
@@ -107,6 +108,50 @@ def test_circular_pad_matches_numpy_and_refuses_to_wrap_twice() -> None:
     np.testing.assert_array_equal(circular_pad(x, 1, 2, 3, 4), expected)
     with pytest.raises(InputError, match="use a larger image"):
         circular_pad(x, 0, 6, 0, 0)
+
+
+@pytest.mark.parametrize("reach", [(1, 1, 1, 1), (0, 1, 0, 1), (3, 3, 3, 3), (2, 0, 4, 1), (5, 5, 4, 4), (0, 0, 0, 0)])
+@pytest.mark.parametrize("last", [False, True])
+def test_circular_pad_has_the_gradient_of_pytorchs_own(reach: tuple[int, int, int, int], last: bool) -> None:
+    layout = torch.channels_last if last else torch.contiguous_format
+    x = random_map(2, 3, 4, 5).contiguous(memory_format=layout).requires_grad_()
+    weights = random_map(2, 3, 4 + reach[2] + reach[3], 5 + reach[0] + reach[1], seed=1).contiguous(
+        memory_format=layout
+    )
+    found = []
+    for padded in (circular_pad(x, *reach), F.pad(x, reach, mode="circular")):
+        assert padded.requires_grad
+        found.append((padded.detach(), *torch.autograd.grad((padded * weights).sum(), x)))
+    assert torch.equal(found[0][0], found[1][0])
+    torch.testing.assert_close(found[0][1], found[1][1])
+    assert found[0][1].is_contiguous(memory_format=layout)
+    wide = random_map(1, 2, 4, 5).double().requires_grad_()
+    assert torch.autograd.gradcheck(lambda x: circular_pad(x, *reach), wide)
+    assert torch.autograd.gradgradcheck(lambda x: circular_pad(x, *reach).square(), wide)
+
+
+def test_a_compiled_graph_holds_pytorchs_own_padding() -> None:
+    convolution = WrappedConv2d(3, 4, 3, padding=1, padding_mode="circular")
+    program = torch.export.export(convolution, (random_map(1, 3, 6, 6),))
+    assert "aten.pad.default" in {str(node.target) for node in program.graph.nodes}
+    x = random_map(2, 3, 6, 6).requires_grad_()
+    compiled = torch.compile(convolution, fullgraph=True, backend="aot_eager")
+    one, other = (torch.autograd.grad(call(x).square().sum(), x)[0] for call in (convolution, compiled))
+    torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize(
+    ("size", "stride", "dilation", "groups"), [(3, 1, 1, 1), (3, 2, 1, 3), (7, 2, 1, 1), (3, 1, 2, 1)]
+)
+def test_a_wrapped_convolution_is_pytorchs_circular_one(size: int, stride: int, dilation: int, groups: int) -> None:
+    arguments = {"stride": stride, "padding": size // 2 * dilation, "dilation": dilation, "groups": groups}
+    ours = WrappedConv2d(3, 6, size, padding_mode="circular", **arguments)  # type: ignore[arg-type]
+    theirs = torch.nn.Conv2d(3, 6, size, padding_mode="circular", **arguments)  # type: ignore[arg-type]
+    theirs.load_state_dict(ours.state_dict())
+    x = random_map(2, 3, 8, 10)
+    assert torch.equal(ours(x), theirs(x))
+    with pytest.raises(InputError, match="use a larger image"):
+        ours(random_map(1, 3, 8, size // 2 * dilation - 1))
 
 
 def test_pad_for_pool() -> None:

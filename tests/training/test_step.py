@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from aps_deploy.models import SelectingNetwork, create_model
+from aps_deploy.plugins.switch import without_kernels
 from aps_deploy.training import step
 from aps_deploy.training.build import build_trainer
 from aps_deploy.training.images import UNREADABLE
@@ -115,6 +116,30 @@ def test_a_compiled_step_is_the_step() -> None:
         found.append((weights_after(trainer), float(trainer.schedule.at(0))))
     for one, other in zip(found[0][0], found[1][0], strict=True):
         torch.testing.assert_close(other, one, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    ("name", "num_steps", "tolerance"),
+    # Roundings grow from step to step: another side of a ReLU's corner for one value is another gradient.
+    [("resnet20_aps3", 1, 1e-4), ("resnet20_aps1", 1, 1e-4), ("resnet18_aps3", 1, 1e-4), ("resnet20_aps3", 3, 1e-2)],
+)
+def test_steps_with_the_kernels_are_steps_without(name: str, num_steps: int, tolerance: float) -> None:
+    """What the weights moved by; twice with the kernels they are the same bits."""
+
+    def moved() -> Tensor:
+        torch.manual_seed(0)
+        trainer = trainer_of(create_model(name, num_classes=10))
+        start = nn.utils.parameters_to_vector(trainer.model.parameters()).detach().clone()
+        trainer.model.train()
+        for number in range(num_steps):
+            trainer.step(*batch(), 8, 0, number)
+        return nn.utils.parameters_to_vector(trainer.model.parameters()).detach() - start
+
+    found = moved()
+    assert torch.equal(moved(), found)
+    with without_kernels():
+        expected = moved()
+    assert float((found - expected).norm() / expected.norm()) < tolerance
 
 
 def test_waiting_is_counted(monkeypatch: pytest.MonkeyPatch) -> None:

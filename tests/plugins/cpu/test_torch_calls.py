@@ -8,7 +8,7 @@ from torch import Tensor
 
 from aps_deploy.errors import ApsError
 from aps_deploy.plugins.cpu.library import CRITERIA
-from aps_deploy.plugins.cpu.torch_calls import choose, take
+from aps_deploy.plugins.cpu.torch_calls import choose, put, take
 from aps_deploy.polyphase import select, take_component
 from tests.plugins.cpu.maps import blurred, cases
 
@@ -38,6 +38,39 @@ def test_takes_what_the_definition_takes(case: tuple[Tensor, Tensor, int], numbe
     torch.testing.assert_close(taken, expected, atol=1e-5, rtol=1e-5)
 
 
+@settings(deadline=None, max_examples=80)
+@given(cases(), st.integers(0, 63))
+def test_puts_back_the_gradient_of_the_definition(case: tuple[Tensor, Tensor, int], number: int) -> None:
+    x, filters, stride = case
+    index = (torch.arange(len(x)) * 7 + number) % stride**2
+    given = x.double().requires_grad_()
+    taken = take_component(blurred(given, filters.double()), index, stride)
+    grad = torch.randn(taken.shape, generator=torch.Generator().manual_seed(number))
+    taken.backward(grad.double())
+    found = put(grad, filters, index, stride, *x.shape[2:])
+    assert given.grad is not None
+    # At most 16 products of numbers of order one.
+    torch.testing.assert_close(found.double(), given.grad, atol=1e-5, rtol=1e-5)
+    if filters.shape[-1] == 1:
+        assert torch.equal(take_component(found, index, stride), grad)
+
+
+@settings(deadline=None, max_examples=40)
+@given(cases(), st.integers(0, 63), st.integers(0, 40), st.integers(0, 40))
+def test_a_shift_moves_what_is_put_back_and_changes_no_bit(
+    case: tuple[Tensor, Tensor, int], number: int, down: int, right: int
+) -> None:
+    x, filters, stride = case
+    index = (torch.arange(len(x)) * 7 + number) % stride**2
+    dy, dx = index % stride + down, index // stride + right
+    grad = take(x, filters, index, stride)
+    moved = torch.stack(
+        [torch.roll(g, (int(a) // stride, int(b) // stride), (1, 2)) for g, a, b in zip(grad, dy, dx, strict=True)]
+    )
+    expected = torch.roll(put(grad, filters, index, stride, *x.shape[2:]), (down, right), (2, 3))
+    assert torch.equal(put(moved, filters, dy % stride + stride * (dx % stride), stride, *x.shape[2:]), expected)
+
+
 @settings(deadline=None, max_examples=60)
 @given(cases(), criteria, st.integers(0, 40), st.integers(0, 40))
 def test_a_shift_moves_the_choice_and_changes_no_bit(
@@ -65,13 +98,16 @@ def test_neither_the_batch_nor_the_threads_change_a_bit(case: tuple[Tensor, Tens
     for num_threads in (1, 2, 5):
         torch.set_num_threads(num_threads)
         index = choose(x, filters, stride, criterion)
-        results.append((index, take(x, filters, index, stride)))
+        taken = take(x, filters, index, stride)
+        results.append((index, taken, put(taken, filters, index, stride, *x.shape[2:])))
     torch.set_num_threads(before)
-    for index, taken in results[1:]:
-        assert torch.equal(index, results[0][0]) and torch.equal(taken, results[0][1])
+    for others in results[1:]:
+        assert all(torch.equal(one, other) for one, other in zip(results[0], others, strict=True))
+    index, taken, back = results[0]
     for n in range(len(x)):
-        alone = x[n : n + 1].contiguous()
-        assert torch.equal(choose(alone, filters, stride, criterion), results[0][0][n : n + 1])
+        alone, one = x[n : n + 1].contiguous(), index[n : n + 1]
+        assert torch.equal(choose(alone, filters, stride, criterion), one)
+        assert torch.equal(put(taken[n : n + 1], filters, one, stride, *x.shape[2:])[0], back[n])
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf"), 3e38])
@@ -96,10 +132,22 @@ def test_an_empty_batch_is_no_error() -> None:
     x, filters = torch.empty(0, 2, 8, 8), torch.ones(2, 1, 3, 3)
     index = choose(x, filters, 2, "l2")
     assert index.shape == (0,)
-    assert take(x, filters, index, 2).shape == (0, 2, 4, 4)
+    taken = take(x, filters, index, 2)
+    assert taken.shape == (0, 2, 4, 4)
+    assert put(taken, filters, index, 2, 8, 8).shape == x.shape
 
 
 def test_an_index_of_no_component_is_refused() -> None:
     x, filters = torch.ones(2, 2, 8, 8), torch.ones(2, 1, 1, 1)
     with pytest.raises(ApsError, match=r"the CPU kernels refuse a map of shape \(2, 2, 8, 8\) or its indices"):
         take(x, filters, torch.tensor([0, 4]), 2)
+    with pytest.raises(ApsError, match=r"the CPU kernels refuse a map of shape \(2, 2, 8, 8\) or its indices"):
+        put(x[:, :, ::2, ::2].contiguous(), filters, torch.tensor([0, -1]), 2, 8, 8)
+
+
+def test_what_is_not_finite_stays_beside_its_taps() -> None:
+    taken, filters = torch.zeros(1, 1, 6, 6), torch.ones(1, 1, 3, 3)
+    taken[0, 0, 2, 3] = float("nan")
+    back = put(taken, filters, torch.tensor([1]), 2, 12, 12)  # row 2 of component 1 is row 5, column 3 is column 6
+    rows, columns = back.isnan()[0, 0].nonzero(as_tuple=True)
+    assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [(y, x) for y in (4, 5, 6) for x in (5, 6, 7)]
