@@ -90,7 +90,7 @@ def attach_bodies(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelPro
     """Return ``traced`` with a model-local function for every operator of the domain ``aps``, so that it can be run."""
     proto = onnx.ModelProto()
     proto.CopyFrom(traced)
-    body_form: bodies.BodyForm = "where" if form in ("custom-op", "plugin") else form
+    body_form: bodies.BodyForm = "where" if form == "custom-op" or form == "plugin" else form
     used = sorted({node.op_type for node in proto.graph.node if node.domain == DOMAIN})
     for op_type in used:
         proto.functions.append(_body_of(op_type, body_form, _opset_of(proto)))

@@ -69,8 +69,8 @@ def is_join(node: fx.Node) -> bool:
 def is_global(node: fx.Node, module: nn.Module | None, kind: Literal["mean", "maximum"]) -> bool:
     """Return whether a node pools a channels-first map to its mean, or its maximum, over all positions."""
     pools, function, method = _GLOBAL[kind]
-    if isinstance(module, pools):
-        return module.output_size in _ONE and not getattr(module, "return_indices", False)
+    if module is not None and isinstance(module, pools):
+        return getattr(module, "output_size", None) in _ONE and not getattr(module, "return_indices", False)
     if node.op == "call_module":
         return False
     if node.target is function:

@@ -38,7 +38,7 @@ def circular_pad(x: Tensor, left: int, right: int, top: int, bottom: int) -> Ten
         )
     reach = (left, right, top, bottom)
     # Graphs keep PyTorch's own form, which compilers and exporters know.
-    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()
+    is_traced = torch.compiler.is_compiling() or torch.jit.is_tracing()  # type: ignore[attr-defined]
     if torch.is_grad_enabled() and x.requires_grad and not is_traced:
         return cast(Tensor, _CircularPad.apply(x, reach))
     return F.pad(x, reach, mode="circular")
@@ -61,7 +61,7 @@ class _CircularPad(torch.autograd.Function):
         ctx.reach = inputs[1]
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:  # type: ignore[override]
+    def backward(ctx: Any, grad: Tensor) -> tuple[Tensor, None]:
         return _folded(grad, *ctx.reach), None
 
 
@@ -94,8 +94,8 @@ class WrappedConv2d(nn.Conv2d):
         Raises:
             InputError: the map is smaller than the padding.
         """
+        assert not isinstance(self.padding, str), "convolutions are built with numbers"
         height, width = self.padding
-        assert isinstance(height, int) and isinstance(width, int)
         x = circular_pad(input, width, width, height, height)
         return F.conv2d(x, self.weight, self.bias, self.stride, 0, self.dilation, self.groups)
 

@@ -119,7 +119,7 @@ def test_int32_on_the_way_to_int64_is_clean() -> None:
 def test_arithmetic_in_int32_is_found() -> None:
     double = helper.make_node("Add", ["digit", "digit"], ["doubled"], name="double")
     rules = _rules(_check(_by_way_of_int32(double), SELECTING))
-    assert {("selection-precision", "narrow"), ("selection-precision", "double")} <= set(rules)
+    assert ("selection-precision", "double") in rules  # twice a number of 31 bits may overflow
 
 
 @pytest.mark.parametrize("narrow", [TensorProto.FLOAT16, TensorProto.BFLOAT16])
