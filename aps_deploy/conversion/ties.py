@@ -44,7 +44,9 @@ def check_not_tied(
     if ties_behind_maximum(criterion, filter_size) and _takes_maxima(graph, strided):
         reason = "takes maxima"
         cures.append("a filter size of 2 or more")
-    elif ties_behind_blur(criterion, _EVEN_TAPS) and _averages_evenly(graph, strided) and _is_non_negative(graph, tail):
+    elif ties_behind_blur(criterion, _EVEN_TAPS) and tail is strided and _averages_evenly(graph, strided):
+        if not _is_non_negative(graph, tail):
+            return
         reason = "averages a map without negative values, and its windows count every pixel in every component alike"
     elif ties_behind_blur(criterion, filter_size) and _is_non_negative(graph, tail):
         reason = "gives a map without negative values, which the blur spreads evenly"

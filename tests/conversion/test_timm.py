@@ -20,7 +20,7 @@ from aps_deploy.export import export_onnx
 from aps_deploy.layers import APS
 from aps_deploy.verification import verify
 from tests.conversion.proof import images_for, prove, seeded_shifts
-from tests.conversion.support import NUM_CLASSES, with_circular_borders
+from tests.conversion.support import NUM_CLASSES, randomised, with_circular_borders
 from tests.conversion.timm_support import KINDS, build, short_resnet, timm, whole_network
 
 # What strides in the stem, and in the blocks with the shortcut beside it.
@@ -184,6 +184,15 @@ def test_what_is_dropped_in_training_is_dropped_still() -> None:
 def test_criteria_that_always_tie(kind: str, options: dict[str, object], sentence: str) -> None:
     with pytest.raises(InputError, match=sentence):
         aps_deploy.convert(short_resnet(kind), **options)  # type: ignore[arg-type]
+
+
+def test_a_batch_norm_behind_the_average_tells_them_apart() -> None:
+    stem = nn.Sequential(nn.Conv2d(3, 8, 3, padding=1), nn.ReLU(), nn.AvgPool2d(2, 2), nn.BatchNorm2d(8), nn.ReLU())
+    pool = timm.layers.SelectAdaptivePool2d(pool_type="avg", flatten=True)
+    torch.manual_seed(0)
+    network = randomised(nn.Sequential(stem, pool, nn.Linear(8, 2)))
+    model = aps_deploy.convert(network, criterion="l1")
+    assert model.trace_selections(torch.randn(4, 3, 32, 32)).margins.amin() > 1e-6
 
 
 @pytest.mark.parametrize("kind", ["resnetaa", "resnetblur"])
