@@ -97,7 +97,7 @@ def test_the_same_network_of_torchvision_converts_to_the_same() -> None:
 
 
 # One of each idea; the others are slow.
-FAST = ("resnetd", "seresnet", "ecaresnet", "resnetblur", "maximum")
+FAST = ("resnetd", "resnetblur")
 
 
 @pytest.mark.parametrize(
@@ -144,6 +144,7 @@ def test_such_a_blur_is_part_of_the_fused_operator(tmp_path: Path) -> None:
     assert sorted(kinds) == ["BlurredSelect_L2"] * 4 + ["PolyphaseSelect_L2"]
 
 
+@pytest.mark.slow
 def test_half_precision_where_only_the_classifier_is_pooled(tmp_path: Path) -> None:
     with pytest.raises(ApsError, match="fp16 is written for networks whose pooled values only the classifier reads"):
         export_onnx(converted("ecaresnet"), tmp_path / "eca.onnx", image_size=64, precision="fp16")

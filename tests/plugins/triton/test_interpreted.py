@@ -16,7 +16,14 @@ FOLDER = Path(__file__).with_name("interpreted")
 ROOT = Path(__file__).resolve().parents[3]
 
 
-@pytest.mark.parametrize("name", sorted(path.name for path in FOLDER.glob("test_*.py")))
+SLOW = ("test_properties.py",)  # random maps; the others try every kernel, too
+NAMES = [
+    pytest.param(path.name, marks=pytest.mark.slow if path.name in SLOW else ())
+    for path in sorted(FOLDER.glob("test_*.py"))
+]
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_in_the_interpreter(name: str) -> None:
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:xdist", "-p", "no:cacheprovider", str(FOLDER / name)]
     environment = os.environ | {"TRITON_INTERPRET": "1", "OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
