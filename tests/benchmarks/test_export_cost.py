@@ -11,6 +11,7 @@ import pytest
 from benchmarks import export_cost
 
 
+@pytest.mark.slow
 def test_a_short_run_leaves_a_whole_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

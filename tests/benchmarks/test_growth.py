@@ -26,6 +26,7 @@ def test_every_value_fits_the_layer() -> None:
             assert setting.side % setting.stride == 0
 
 
+@pytest.mark.slow
 def test_a_short_run_leaves_a_whole_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,7 @@ def test_the_authors_formulation_chooses_and_computes_the_same(setting: str) -> 
     assert not torch.equal(logits["lpf"], logits["aps"])
 
 
+@pytest.mark.slow
 def test_the_authors_file_holds_their_operators() -> None:
     model = networks.Setting.parse("resnet20_aps3:32:2").networks()["authors"]
     graph = networks.exported(model, 32).graph
@@ -34,6 +35,7 @@ def test_the_authors_file_holds_their_operators() -> None:
     assert onnxruntime.InferenceSession(networks.exported(model, 32).SerializeToString())
 
 
+@pytest.mark.slow
 def test_a_short_run_leaves_a_whole_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

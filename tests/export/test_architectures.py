@@ -75,7 +75,12 @@ def test_the_list_covers_every_pair() -> None:
         assert len(seen) == len({kind[first] for kind in kinds}) * len({kind[second] for kind in kinds})
 
 
-@pytest.mark.parametrize("name", ARCHITECTURES)
+SLOWEST = ("resnet50_aps3", "resnet18_aps6")
+
+
+@pytest.mark.parametrize(
+    "name", [pytest.param(name, marks=pytest.mark.slow if name in SLOWEST else ()) for name in ARCHITECTURES]
+)
 def test_every_form_equals_torch(name: str) -> None:
     size = ARCHITECTURES[name]
     # Kept for the other tests only where they use it too; the large ones would fill the memory.

@@ -45,7 +45,7 @@ def test_logits_of_the_whole_strided_network_change() -> None:
     assert _share_of_identical_shifts(ort_session(proto), images, num_shifts=20) < 0.5
 
 
-@pytest.mark.parametrize("batch", [1, 8])
+@pytest.mark.parametrize("batch", [1, pytest.param(8, marks=pytest.mark.slow)])
 def test_imagenet_network_at_full_size(batch: int) -> None:
     assert _full_size_share("resnet18_aps3", 224, batch, num_shifts=20) == 1.0
 

@@ -64,8 +64,15 @@ def test_logits_of_aps_networks_are_bit_identical_under_shifts(name: str, size: 
 
 
 @pytest.mark.usefixtures("two_threads")
-@pytest.mark.parametrize("batch", [1, 8])
-@pytest.mark.parametrize(("name", "size"), [("resnet20_aps3", 32), ("resnet18_aps3", 224)])
+@pytest.mark.parametrize(
+    ("name", "size", "batch"),
+    [
+        ("resnet20_aps3", 32, 1),
+        ("resnet20_aps3", 32, 8),
+        ("resnet18_aps3", 224, 1),
+        pytest.param("resnet18_aps3", 224, 8, marks=pytest.mark.slow),
+    ],
+)
 def test_the_demonstration_networks_over_twenty_shifts(name: str, size: int, batch: int) -> None:
     assert identical_shifts(informative(name), images(batch, size), 20) == 20
 

@@ -16,7 +16,7 @@ FOLDER = Path(__file__).with_name("interpreted")
 ROOT = Path(__file__).resolve().parents[3]
 
 
-SLOW = ("test_properties.py",)  # random maps; the others try every kernel, too
+SLOW = ("test_properties.py", "test_special_values.py")  # the operators of PyTorch call every kernel, too
 NAMES = [
     pytest.param(path.name, marks=pytest.mark.slow if path.name in SLOW else ())
     for path in sorted(FOLDER.glob("test_*.py"))
