@@ -44,8 +44,7 @@ def fits_cpu(x: Tensor) -> bool:
     That is: nothing is exported, ``x`` is float32, contiguous and on the CPU, and there are kernels.
     """
     return (
-        not is_exporting()
-        and not torch.compiler.is_exporting()
+        not _is_being_exported()
         and x.device.type == "cpu"
         and x.dtype == torch.float32
         and x.is_contiguous()
@@ -59,7 +58,7 @@ def fits_kernels(x: Tensor, filters: Tensor, stride: int) -> bool:
     The CPU's kernels take what `fits_cpu` says, the GPU's what `blurred_gpu` says; neither exports. The filters need no
     gradient: they are given, not learnt.
     """
-    if is_exporting() or torch.compiler.is_exporting() or filters.requires_grad:
+    if _is_being_exported() or filters.requires_grad:
         return False
     return _fits_on_cpu(x, filters, stride) or fits_gpu_kernels(x, filters, stride)
 
@@ -72,6 +71,10 @@ def _fits_on_cpu(x: Tensor, filters: Tensor, stride: int) -> bool:
         and stride <= _LARGEST_STRIDE
         and filters.shape[-1] <= min(x.shape[2:])
     )
+
+
+def _is_being_exported() -> bool:
+    return is_exporting() or torch.compiler.is_exporting()
 
 
 def has_kernel(criterion: str, selection: str) -> bool:

@@ -25,13 +25,12 @@ from aps_deploy.preprocessing import CIFAR10, IMAGENET
 from aps_deploy.runtimes.tensorrt.gpu import first_gpu
 from aps_deploy.runtimes.tensorrt.toolkit import TOOLKITS, EngineKind
 from benchmarks import selection_bandwidth
+from benchmarks.gpu.networks import MOST_OVER_LPF
 from benchmarks.reporting import RESULTS_FOLDER, gpu_file_name, judged, keep
 
 PAIRS = (("resnet20_aps3", "resnet20_lpf3"), ("resnet18_aps3", "resnet18_lpf3"))
 RUNTIMES = ("torch", "torch-compiled", "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx")
 BATCH = 64
-# The project's bar, of ResNet-18 in PyTorch compiled at batch 64 and 224 pixels.
-MOST_RATIO = 1.10
 _DISTRIBUTIONS = ("torch", "triton", "onnxruntime-gpu", "tensorrt-cu13", "tensorrt-rtx-cu13", "onnx", "numpy")
 
 
@@ -108,7 +107,7 @@ def beside(selecting: str, blurred: str, runtime: str, *, device: str, batch_siz
         "p50_ms": own.p50_ms,
         "against_p50_ms": base.p50_ms,
         "images_per_s": own.images_per_s,
-        **judged(own.ratio, at_most=MOST_RATIO if has_bar else None),
+        **judged(own.ratio, at_most=MOST_OVER_LPF if has_bar else None),
     }
 
 
