@@ -50,10 +50,15 @@ _SCALE_FLOOR = 2.0**-90
 _LAST = np.iinfo(np.int32).max
 
 
-def index_function(choice: Choice, *, form: BodyForm, opset: int, blurred: bool = False) -> onnx.FunctionProto:
-    """Return ``PolyphaseIndex_*``: X (N, C, H, W) -> I (N,) int64; with ``blurred``, ``BlurredIndex_*``: X, K -> I."""
+def index_function(
+    choice: Choice, *, form: BodyForm, opset: int, blurred: bool = False, groups: int = 1
+) -> onnx.FunctionProto:
+    """Return ``PolyphaseIndex_*``: X (N, C, H, W) -> I (N,) int64; with ``blurred``, ``BlurredIndex_*``: X, K -> I.
+
+    ``groups``, a divisor of C, is the form ``one-pass``'s; the others need none.
+    """
     writer = BodyWriter(["I"], opset=opset, index_dtype=_index_dtype(choice.limb_bits is not None))
-    _write_index(writer, choice, form, _write_map(writer, blurred))
+    _write_index(writer, choice, form, _write_map(writer, blurred), groups)
     return _function(writer, index_op(choice), blurred, [])
 
 
@@ -69,11 +74,16 @@ def take_function(
     return _function(writer, take_op(stride, narrow=narrow), blurred, ["I"])
 
 
-def select_function(choice: Choice, *, form: BodyForm, opset: int, blurred: bool = False) -> onnx.FunctionProto:
-    """Return ``PolyphaseSelect_*``: X (N, C, H, W) -> Y (N, C, H/s, W/s), I (N,); or ``BlurredSelect_*``: X, K."""
+def select_function(
+    choice: Choice, *, form: BodyForm, opset: int, blurred: bool = False, groups: int = 1
+) -> onnx.FunctionProto:
+    """Return ``PolyphaseSelect_*``: X (N, C, H, W) -> Y (N, C, H/s, W/s), I (N,); or ``BlurredSelect_*``: X, K.
+
+    ``groups`` as in `index_function`.
+    """
     writer = BodyWriter(["Y", "I"], opset=opset, index_dtype=_index_dtype(choice.limb_bits is not None))
     source = _write_map(writer, blurred)
-    _write_index(writer, choice, form, source)
+    _write_index(writer, choice, form, source, groups)
     _write_take(writer, choice.stride, form, source)
     return _function(writer, select_op(choice), blurred, [])
 
@@ -183,7 +193,7 @@ def _num_pixels(writer: BodyWriter, size: tuple[int, int] | None) -> str:
     return writer.op("Cast", [count], "num_pixels", to=onnx.TensorProto.FLOAT)
 
 
-def _write_index(writer: BodyWriter, choice: Choice, form: BodyForm, source: str) -> None:
+def _write_index(writer: BodyWriter, choice: Choice, form: BodyForm, source: str, groups: int) -> None:
     # The energies of a half-precision map must be float32: rounding them breaks one shifted pair in five.
     values = writer.op("Cast", [source], "values", to=onnx.TensorProto.FLOAT)
     if choice.criterion in ("linf", "max"):
@@ -192,7 +202,7 @@ def _write_index(writer: BodyWriter, choice: Choice, form: BodyForm, source: str
         scores = _norm_scores(writer, choice, values)
     elif form == "one-pass":
         power = 1 if choice.criterion.startswith("l1") else 2
-        scores = write_one_pass_scores(writer, values, power=power, stride=choice.stride)
+        scores = write_one_pass_scores(writer, values, power=power, stride=choice.stride, groups=groups)
     else:
         scores = _sum_scores(writer, choice, values)
     if choice.limb_bits is None or not choice.has_sums:

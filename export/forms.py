@@ -12,6 +12,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
 from typing import Literal, get_args
 
 import onnx
@@ -23,6 +24,8 @@ from aps_deploy.export import bodies
 from aps_deploy.export.blurs import with_blurs
 from aps_deploy.export.body_writer import PREFIX
 from aps_deploy.export.graph_edits import name_nodes, rename_values, share_constants
+from aps_deploy.export.map_shapes import map_shapes
+from aps_deploy.export.one_pass import groups_for
 from aps_deploy.export.op_names import (
     DOMAIN,
     DOMAIN_VERSION,
@@ -88,12 +91,22 @@ def _keeps_body(op_type: str, form: PolyphaseForm) -> bool:
 
 def attach_bodies(traced: onnx.ModelProto, form: PolyphaseForm) -> onnx.ModelProto:
     """Return ``traced`` with a model-local function for every operator of the domain ``aps``, so that it can be run."""
+    if form == "one-pass":
+        return _with_bodies(traced, form, map_shapes(_with_bodies(traced, "where", {})))
+    return _with_bodies(traced, "gather" if form == "gather" else "where", {})
+
+
+def _with_bodies(
+    traced: onnx.ModelProto, form: bodies.BodyForm, shapes: Mapping[str, tuple[int, int, int]]
+) -> onnx.ModelProto:
     proto = onnx.ModelProto()
     proto.CopyFrom(traced)
-    body_form: bodies.BodyForm = "where" if form == "custom-op" or form == "plugin" else form
-    used = sorted({node.op_type for node in proto.graph.node if node.domain == DOMAIN})
-    for op_type in used:
-        proto.functions.append(_body_of(op_type, body_form, _opset_of(proto)))
+    channels: dict[str, list[int]] = {}
+    for node in proto.graph.node:
+        if node.domain == DOMAIN:
+            channels.setdefault(node.op_type, []).append(shapes.get(node.input[0], (0, 0, 0))[0])
+    for op_type, counts in sorted(channels.items()):
+        proto.functions.append(_body_of(op_type, form, _opset_of(proto), groups_for(counts)))
     return proto
 
 
@@ -101,15 +114,15 @@ def _opset_of(proto: onnx.ModelProto) -> int:
     return next(int(entry.version) for entry in proto.opset_import if entry.domain == "")
 
 
-def _body_of(op_type: str, form: bodies.BodyForm, opset: int) -> onnx.FunctionProto:
+def _body_of(op_type: str, form: bodies.BodyForm, opset: int, groups: int) -> onnx.FunctionProto:
     of_plugin = plugin_body(op_type, opset=opset)
     if of_plugin is not None:
         return of_plugin
     choice, stride, blurred = choice_of(op_type), take_stride_of(op_type), is_blurred(op_type)
     if choice is not None and is_choosing_only(op_type):
-        return bodies.index_function(choice, form=form, opset=opset, blurred=blurred)
+        return bodies.index_function(choice, form=form, opset=opset, blurred=blurred, groups=groups)
     if choice is not None:
-        return bodies.select_function(choice, form=form, opset=opset, blurred=blurred)
+        return bodies.select_function(choice, form=form, opset=opset, blurred=blurred, groups=groups)
     if stride is not None:
         return bodies.take_function(stride, form=form, opset=opset, blurred=blurred, narrow=is_narrow(op_type))
     return bodies.exact_mean_function(exact_mean_size(op_type), opset=opset, narrow=is_narrow(op_type))

@@ -10,6 +10,7 @@ from onnx import TensorProto
 
 from aps_deploy.export.forms import INDICES_NAME, apply_form
 from aps_deploy.export.limbs import limb_bits
+from aps_deploy.export.map_shapes import map_shapes
 from aps_deploy.export.op_names import (
     DOMAIN,
     EXACT_MEAN_OP,
@@ -35,10 +36,10 @@ def with_narrow_integers(traced: onnx.ModelProto) -> onnx.ModelProto:
     """
     proto = onnx.ModelProto()
     proto.CopyFrom(traced)
-    sizes = _map_sizes(traced)
+    shapes = map_shapes(apply_form(traced, "where"))
     for node in proto.graph.node:
         if node.domain == DOMAIN:
-            narrow = _narrow_op(node, sizes)
+            narrow = _narrow_op(node, shapes)
             node.name = node.name.replace(node.op_type, narrow)
             node.op_type = narrow
     for value in proto.graph.output:
@@ -59,10 +60,10 @@ def limb_bits_of_selections(narrow: onnx.ModelProto) -> dict[str, int]:
     }
 
 
-def _narrow_op(node: onnx.NodeProto, sizes: dict[str, tuple[int, int]]) -> str:
+def _narrow_op(node: onnx.NodeProto, shapes: dict[str, tuple[int, int, int]]) -> str:
     choice, stride = choice_of(node.op_type), take_stride_of(node.op_type)
     if choice is not None:
-        height, width = sizes[node.input[0]]
+        _, height, width = shapes[node.input[0]]
         bits = limb_bits(height * width // choice.stride**2)
         narrow = Choice(choice.criterion, choice.selection, choice.stride, bits)
         return index_op(narrow) if is_choosing_only(node.op_type) else select_op(narrow)
@@ -70,14 +71,3 @@ def _narrow_op(node: onnx.NodeProto, sizes: dict[str, tuple[int, int]]) -> str:
         return take_op(stride, narrow=True)
     assert node.op_type.startswith(EXACT_MEAN_OP)
     return exact_mean_op(exact_mean_size(node.op_type), narrow=True)
-
-
-def _map_sizes(traced: onnx.ModelProto) -> dict[str, tuple[int, int]]:
-    """Return the (height, width) of every value of four dimensions whose two last are known."""
-    whole = onnx.shape_inference.infer_shapes(apply_form(traced, "where"), data_prop=True)
-    sizes = {}
-    for value in [*whole.graph.input, *whole.graph.value_info]:
-        sides = [dimension.dim_value for dimension in value.type.tensor_type.shape.dim[2:]]
-        if len(sides) == 2 and all(sides):
-            sizes[value.name] = (sides[0], sides[1])
-    return sizes

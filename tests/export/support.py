@@ -26,7 +26,12 @@ OPSET = 20
 
 
 def select_model(
-    choice: Choice, *, form: bodies.BodyForm = "where", dtype: int = TensorProto.FLOAT, opset: int = OPSET
+    choice: Choice,
+    *,
+    form: bodies.BodyForm = "where",
+    dtype: int = TensorProto.FLOAT,
+    opset: int = OPSET,
+    groups: int = 1,
 ) -> onnx.ModelProto:
     """X -> (Y, I) as one custom node with its body."""
     attributes: dict[str, Any] = {"plugin_namespace": "aps", "plugin_version": "1", "stride": choice.stride}
@@ -41,7 +46,7 @@ def select_model(
             helper.make_tensor_value_info("I", index_type, ["N"]),
         ],
     )
-    return _model(graph, bodies.select_function(choice, form=form, opset=opset))
+    return _model(graph, bodies.select_function(choice, form=form, opset=opset, groups=groups))
 
 
 def with_scores(model: onnx.ModelProto, choice: Choice) -> onnx.ModelProto:

@@ -107,6 +107,12 @@ def test_one_pass_has_one_reduction_for_each_selection() -> None:
     assert (where["ReduceSumSquare"], where["ReduceMax"], where["ReduceSum"]) == (5, 5 + 1, 5 + 1)
 
 
+def test_one_pass_adds_channels_in_eight_groups_where_they_divide() -> None:
+    graph = exported("resnet18_aps4", 32, "one-pass", short=True)[1].graph
+    of_groups = Counter(node.name.rpartition("/")[2] for node in graph.node if "sums_of_group" in node.output[0])
+    assert sum(of_groups.values()) == 5 * 8
+
+
 @pytest.mark.parametrize("form", POLYPHASE_FORMS)
 @pytest.mark.parametrize("name", ["resnet20_aps3", "resnet18_aps4"])
 def test_selections_can_be_read_out_under_their_names(name: str, form: str) -> None:

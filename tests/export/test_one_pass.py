@@ -12,7 +12,7 @@ import torch
 from onnx import TensorProto
 
 from aps_deploy.export.bodies import BodyForm, index_function
-from aps_deploy.export.one_pass import DIGIT_BITS, LARGEST, LOWEST_EXPONENT
+from aps_deploy.export.one_pass import DIGIT_BITS, LARGEST, LOWEST_EXPONENT, groups_for
 from aps_deploy.export.op_names import Choice
 from aps_deploy.polyphase import polyphase_index, polyphase_take
 from tests.export.support import OPSET, RUNTIMES, Runtime, known_maps, run, select_model, with_scores
@@ -22,9 +22,11 @@ CRITERIA = ("l2", "l1", "l2_min", "l1_min")
 BEYOND = ("huge", "tiny", "below_the_floor", "overflowing")
 
 
-def _one_pass(criterion: str = "l2", *, stride: int = 2, dtype: int = TensorProto.FLOAT) -> onnx.ModelProto:
+def _one_pass(
+    criterion: str = "l2", *, stride: int = 2, dtype: int = TensorProto.FLOAT, groups: int = 1
+) -> onnx.ModelProto:
     choice = Choice(criterion, "exact", stride)
-    return with_scores(select_model(choice, form="one-pass", dtype=dtype), choice)
+    return with_scores(select_model(choice, form="one-pass", dtype=dtype, groups=groups), choice)
 
 
 def _expected_scores(image: np.ndarray, choice: Choice) -> list[int]:
@@ -45,8 +47,9 @@ def _expected_scores(image: np.ndarray, choice: Choice) -> list[int]:
 @pytest.mark.parametrize("runtime", RUNTIMES)
 @pytest.mark.parametrize("stride", [2, 3])
 @pytest.mark.parametrize("criterion", CRITERIA)
-def test_sums_are_those_of_whole_numbers(criterion: str, stride: int, runtime: Runtime) -> None:
-    choice, model = Choice(criterion, "exact", stride), _one_pass(criterion, stride=stride)
+@pytest.mark.parametrize("groups", [1, 2])
+def test_sums_are_those_of_whole_numbers(groups: int, criterion: str, stride: int, runtime: Runtime) -> None:
+    choice, model = Choice(criterion, "exact", stride), _one_pass(criterion, stride=stride, groups=groups)
     rng = np.random.default_rng(1)
     # From all below the lowest unit to an overflow of the square; 9e4 is the largest in range.
     scales = [1e-12, 1e-8, 1e-6, 1e-3, 1.0, 300.0, 9e4, 3e5, 1e12, 1e25]
@@ -66,6 +69,18 @@ def test_the_coarsest_scale_holds_the_largest_maps() -> None:
     scores = run(model, image)[2]
     assert scores.tolist() == [_expected_scores(image[0], Choice())]
     assert 2**DIGIT_BITS <= scores.max() < 2 ** (DIGIT_BITS + 1)
+
+
+@pytest.mark.parametrize("groups", [2, 4, 8])
+def test_groups_of_channels_change_no_score(groups: int) -> None:
+    images = np.random.default_rng(6).standard_normal((50, 24, 6, 10)).astype(np.float32)
+    images[7, 5, 3, 3] = np.nan
+    for found, expected in zip(run(_one_pass(groups=groups), images), run(_one_pass(), images), strict=True):
+        assert found.tobytes() == expected.tobytes()
+
+
+def test_maps_are_cut_into_as_many_groups_as_divide_all_their_channels() -> None:
+    assert [groups_for(channels) for channels in ([64, 128], [24, 12], [16, 3], [64, 0])] == [8, 4, 1, 1]
 
 
 @pytest.mark.parametrize("runtime", RUNTIMES)

@@ -60,18 +60,19 @@ def test_kernels_that_selections_add_to_a_blurred_network(
     assert num_kernels(selecting) <= num_kernels(blurred) + len(added)
 
 
+@pytest.mark.parametrize("side", [64, 224])
 @pytest.mark.parametrize("precision", ["fp16", "fp32"])
 def test_one_pass_adds_a_kernel_for_each_selection_and_one_for_the_indices(
-    precision: Literal["fp16", "fp32"], rtx: Toolkit, capsys: pytest.CaptureFixture[str]
+    precision: Literal["fp16", "fp32"], side: int, rtx: Toolkit, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """The whole networks, all with exact pooling, on maps whose sums the compiler leaves in one piece."""
+    """The whole networks, all with exact pooling."""
     kernels = {}
     for name in ("resnet18", "resnet18_lpf3", "resnet18_aps3"):
-        model, graph = traced(name, 64, 64)
+        model, graph = traced(name, side, side)
         engine = _build(finish_onnx(in_precision(graph, precision, None), "one-pass"), rtx)
         kernels[name] = num_kernels(engine.kernels)
         with capsys.disabled():
-            print(f"\n{name} {precision}: {kernels[name]} kernels")
+            print(f"\n{name} {side} {precision}: {kernels[name]} kernels")
             print("\n".join(_lines(engine.kernels)))
     assert kernels["resnet18"] < kernels["resnet18_lpf3"]
     assert kernels["resnet18_aps3"] <= kernels["resnet18_lpf3"] + len(model.selection_layers) + 1
