@@ -22,7 +22,12 @@ from benchmarks.authors_form import in_authors_form
 from benchmarks.calls import Call, as_array, onnx_call, random_images, set_threads, torch_calls, with_declared_form
 
 # The forms of the file whose selection is ours, by the name of the "network" that has it.
-FORMS: dict[str, PolyphaseForm] = {"aps": "where", "aps_gather": "gather", "aps_custom_op": "custom-op"}
+FORMS: dict[str, PolyphaseForm] = {
+    "aps": "where",
+    "aps_gather": "gather",
+    "aps_one_pass": "one-pass",
+    "aps_custom_op": "custom-op",
+}
 
 
 class LayerAlone(SelectingNetwork):

@@ -30,6 +30,7 @@ GREY = "#808080"
 COLOURS = {
     "aps": "#3d8fd1",
     "aps_gather": "#2fa38a",
+    "aps_one_pass": "#c56b9a",
     "aps_custom_op": "#8a6fd1",
     "lpf": GREY,
     "authors": "#d9803a",
@@ -38,6 +39,7 @@ COLOURS = {
 LABELS = {
     "aps": "APS (in files: where)",
     "aps_gather": "APS, gather",
+    "aps_one_pass": "APS, one pass",
     "aps_custom_op": "APS, custom op",
     "lpf": "blur and striding",
     "authors": "the authors' formulation",
@@ -84,8 +86,7 @@ def networks(result: Mapping[str, Any]) -> Figure:
     figure, panels = _panels(len(runtimes), width=3.4, height=2.9)
     for panel, runtime in zip(panels, runtimes, strict=True):
         entries = [entry for entry in result["measured"] if entry["runtime"] == runtime]
-        names = [name for name in COLOURS if name in entries[0]["seconds"] and name not in ("lpf", "strided")]
-        groups = {name: [_over_lpf(entry, name) for entry in entries] for name in names}
+        groups = {name: [_over_lpf(entry, name) for entry in entries] for name in _compared(entries)}
         _bars(panel, groups, [_network_label(entry["setting"]) for entry in entries])
         for position, entry in enumerate(entries):
             bars = [ratio["at_most"] for ratio in entry["ratios"] if ratio["ratio"] == "aps/lpf" and "at_most" in ratio]
@@ -103,10 +104,9 @@ def layers(result: Mapping[str, Any]) -> Figure:
     figure, panels = _panels(len(batches), width=4.6, height=2.9)
     for panel, batch in zip(panels, batches, strict=True):
         shown = [entry for entry in entries if entry["setting"].split(":")[1] == str(batch)]
-        names = ("aps", "aps_gather", "aps_custom_op", "authors")
         _bars(
             panel,
-            {name: [_over_lpf(entry, name) for entry in shown] for name in names},
+            {name: [_over_lpf(entry, name) for entry in shown] for name in _compared(shown)},
             [entry["setting"].partition(":")[0].replace("x", "\n", 1).replace("x", "×") for entry in shown],
         )
         panel.set_title(f"the layer alone, batch {batch}")
@@ -168,6 +168,11 @@ PICTURES: dict[str, Callable[[Mapping[str, Any]], Figure]] = {
 def _panels(count: int, *, width: float, height: float) -> tuple[Figure, Sequence[Axes]]:
     figure, axes = plt.subplots(1, count, figsize=(width * count, height), squeeze=False, layout="constrained")
     return figure, list(axes[0])
+
+
+def _compared(entries: Sequence[Mapping[str, Any]]) -> list[str]:
+    """Return what is drawn beside blur and striding: in the order of the colours, what was measured."""
+    return [name for name in COLOURS if name in entries[0]["seconds"] and name not in ("lpf", "strided")]
 
 
 def _over_lpf(entry: Mapping[str, Any], name: str) -> float:
