@@ -23,7 +23,7 @@ def choose(x: Tensor, filters: Tensor, stride: int, criterion: str) -> Tensor:
     Raises:
         ApsError: there is no memory for the energies, (N, H, W) float32.
     """
-    index = torch.empty(x.shape[0], dtype=torch.int64)
+    index = x.new_empty(x.shape[0], dtype=torch.int64)
     filters = filters.contiguous()
     code = _library().aps_choose_on_threads(
         ctypes.byref(_map(x, filters, stride)), CRITERIA.index(criterion), index.data_ptr(), torch.get_num_threads()
@@ -45,7 +45,7 @@ def take(x: Tensor, filters: Tensor, index: Tensor, stride: int) -> Tensor:
         ApsError: an index is none of a component.
     """
     n, channels, height, width = x.shape
-    taken = torch.empty(n, channels, height // stride, width // stride)
+    taken = x.new_empty(n, channels, height // stride, width // stride)
     filters, index = filters.contiguous(), index.contiguous()
     code = _library().aps_take_on_threads(
         ctypes.byref(_map(x, filters, stride)), index.data_ptr(), taken.data_ptr(), torch.get_num_threads()
@@ -69,7 +69,7 @@ def put(taken: Tensor, filters: Tensor, index: Tensor, stride: int, height: int,
         ApsError: an index is none of a component.
     """
     n, channels = taken.shape[:2]
-    gradient = torch.empty(n, channels, height, width)
+    gradient = taken.new_empty(n, channels, height, width)
     filters, index = filters.contiguous(), index.contiguous()
     code = _library().aps_put_on_threads(
         ctypes.byref(_map(gradient, filters, stride)),
@@ -91,7 +91,7 @@ def pool(x: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         The maxima, of the shape of ``x``, and which each was, uint8 from 0 to 3, the first among equals.
     """
-    pooled, kept = torch.empty_like(x), torch.empty(x.shape, dtype=torch.uint8)
+    pooled, kept = torch.empty_like(x), torch.empty_like(x, dtype=torch.uint8)
     n, channels, height, width = x.shape
     code = _library().aps_pool_on_threads(
         x.data_ptr(), n * channels, height, width, pooled.data_ptr(), kept.data_ptr(), torch.get_num_threads()

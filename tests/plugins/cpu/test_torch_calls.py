@@ -151,3 +151,17 @@ def test_what_is_not_finite_stays_beside_its_taps() -> None:
     back = put(taken, filters, torch.tensor([1]), 2, 12, 12)  # row 2 of component 1 is row 5, column 3 is column 6
     rows, columns = back.isnan()[0, 0].nonzero(as_tuple=True)
     assert sorted(zip(rows.tolist(), columns.tolist(), strict=True)) == [(y, x) for y in (4, 5, 6) for x in (5, 6, 7)]
+
+
+def test_results_have_the_type_of_the_map_whatever_the_default_is() -> None:
+    x, filters = torch.randn(2, 3, 8, 8), torch.rand(3, 1, 3, 3)
+    index = choose(x, filters, 2, "l2")
+    expected = take(x, filters, index, 2)
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    try:
+        found, back = take(x, filters, index, 2), put(expected, filters, index, 2, 8, 8)
+    finally:
+        torch.set_default_dtype(before)
+    assert torch.equal(found, expected) and torch.equal(back, put(expected, filters, index, 2, 8, 8))
+    assert found.dtype == back.dtype == torch.float32
