@@ -17,6 +17,7 @@ from typer import Option
 from typer.core import TyperCommand
 
 from aps_deploy.errors import InputError
+from aps_deploy.training.recipes import RECIPES
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -39,11 +40,17 @@ ErasePatch = Annotated[int | None, Option("--random-erase-patch", hidden=True, h
 ResumeFrom = Annotated[Path | None, Option("--resume-from", hidden=True, help="What --resume PATH becomes.")]
 Pretrained = Annotated[bool, Option("--pretrained-without-file", hidden=True, help="--pretrained without FILE.")]
 PrintFreq = Annotated[int | None, Option("--print-freq", "-p", hidden=True, help="No effect.")]
-EvaluateSave = Annotated[bool, Option("--evaluate-save", hidden=True, help="No effect.")]
+WorldSize = Annotated[
+    int | None, Option("--world-size", hidden=True, help="--nnodes, where --batch-size is of one machine.")
+]
+BatchAccum = Annotated[
+    int | None, Option("--batch-accum", "-ba", hidden=True, help="Batches whose mean gradients are added to a step.")
+]
+EvaluateSave = Annotated[bool, Option("--evaluate-save", hidden=True, help="Refused.")]
 EpochsShift = Annotated[int | None, Option("--epochs-shift", hidden=True, help="No effect.")]
 Embed = Annotated[bool, Option("--embed", hidden=True, help="No effect.")]
 ValDebug = Annotated[bool, Option("--val-debug", hidden=True, help="Refused.")]
-SaveWeights = Annotated[Path | None, Option("--save-weights", hidden=True, help="No effect.")]
+SaveWeights = Annotated[Path | None, Option("--save-weights", hidden=True, help="Refused.")]
 Wandb = Annotated[bool, Option("--wandb", hidden=True, help="No effect.")]
 
 
@@ -64,6 +71,8 @@ class AuthorsFlags:
     random_erase_patch: int | None = None
     resume_from: Path | None = None
     pretrained_without_file: bool = False
+    world_size: int | None = None
+    batch_accum: int | None = None
     print_freq: int | None = None
     evaluate_save: bool = False
     epochs_shift: int | None = None
@@ -71,6 +80,19 @@ class AuthorsFlags:
     val_debug: bool = False
     save_weights: Path | None = None
     wandb: bool = False
+
+    @property
+    def num_machines(self) -> int | None:
+        """What ``--world-size`` says; their scripts write -1 for "not given".
+
+        Raises:
+            InputError: it is no number of machines.
+        """
+        if self.world_size is None or self.world_size == -1:
+            return None
+        if self.world_size < 1:
+            raise InputError(f"--world-size is {self.world_size}; it must be at least 1.")
+        return self.world_size
 
     @property
     def protocol(self) -> Literal["cifar-flip", "cifar-erase"] | None:
@@ -85,10 +107,8 @@ class AuthorsFlags:
 _WITHOUT_EFFECT = {
     "pin_memory_flag": "images are pinned where there is a GPU",
     "print_freq": "the progress bar shows every step",
-    "evaluate_save": "it wrote validation images; aps-deploy evaluate writes none",
     "epochs_shift": "the consistency is measured once, with the shifts of its seed",
     "embed": "there is no interactive shell in a run",
-    "save_weights": "the weights are always in best.safetensors of --out-dir",
     "wandb": "metrics.jsonl of --out-dir has every number",
 }
 
@@ -135,6 +155,7 @@ def translated(chosen: dict[str, Any], flags: AuthorsFlags) -> dict[str, Any]:
     if flags.device_id is not None:
         _choose(chosen, "device", _device_of(flags.device_id), "--device-id")
     _choose_schedule(chosen, flags)
+    _choose_batches(chosen, flags)
     if flags.resume_from is not None:
         chosen["resume"] = True
         _choose(chosen, "out_dir", _run_of(flags.resume_from), "--resume PATH")
@@ -147,6 +168,17 @@ def translated(chosen: dict[str, Any], flags: AuthorsFlags) -> dict[str, Any]:
     return chosen
 
 
+def with_machines(chosen: dict[str, Any], flags: AuthorsFlags) -> dict[str, Any]:
+    """Return what was chosen of `LaunchSettings`, with the machines of ``--world-size``.
+
+    Raises:
+        InputError: ``--nnodes`` says something else.
+    """
+    chosen = dict(chosen)
+    _choose(chosen, "nnodes", flags.num_machines, "--world-size")
+    return chosen
+
+
 def _check(flags: AuthorsFlags) -> None:
     if flags.dataset not in (None, "cifar10"):
         raise InputError(f"--dataset is {flags.dataset}; theirs knows cifar10 only. Give any images with --data.")
@@ -156,6 +188,15 @@ def _check(flags: AuthorsFlags) -> None:
         raise InputError("--pretrained names no file, and the authors released none; give --weights FILE.")
     if flags.val_debug:
         raise InputError("--val-debug trains on the validation images; give --data a folder with them as train/.")
+    if flags.save_weights is not None:
+        raise InputError(
+            "--save-weights ends the authors' script before it trains; leave it out: a run leaves its weights in "
+            "best.safetensors of --out-dir."
+        )
+    if flags.evaluate_save:
+        raise InputError(
+            "--evaluate-save writes validation images in the authors' script and trains nothing; leave it out."
+        )
     if flags.random_erase_patch is not None and not flags.evaluate_on_erase:
         raise InputError("--random-erase-patch belongs to --evaluate-on-erase; give both, or neither.")
 
@@ -188,6 +229,36 @@ def _choose_schedule(chosen: dict[str, Any], flags: AuthorsFlags) -> None:
     elif flags.scheduler_type == "MultiStepLR":
         _choose(chosen, "schedule", "milestones", "--scheduler-type MultiStepLR")
         chosen["milestones"] = chosen["milestones"] or "100,150"
+
+
+def _choose_batches(chosen: dict[str, Any], flags: AuthorsFlags) -> None:
+    """Set the batch of all machines and passes: theirs gives that of one machine and of one pass.
+
+    Their script adds the mean gradients of N batches, ours takes the mean of all their images. Steps are the same with
+    N times the rate and an Nth of the weight decay: p -= rate * v, v = momentum * v + gradient + decay * p.
+    """
+    passes, machines = 1 if flags.batch_accum is None else flags.batch_accum, flags.num_machines or 1
+    if passes < 1:
+        raise InputError(f"--batch-accum is {passes}; it must be at least 1.")
+    if passes == machines == 1:
+        return
+    recipe = RECIPES.get(chosen["recipe"] or "imagenet")  # an unknown one is refused with the settings
+    if recipe is None:
+        return
+    batch = chosen["batch_size"] or recipe.batch_size
+    said = [f"--batch-size {batch * passes * machines}"]
+    chosen["batch_size"] = batch * passes * machines
+    if passes > 1:
+        _choose(chosen, "accumulate", passes, "--batch-accum")
+        for name, factor in (("learning_rate", passes), ("weight_decay", 1 / passes)):
+            given = chosen[name]
+            chosen[name] = factor * (getattr(recipe, name) if given is None else given)
+        said += [f"--accumulate {passes} --learning-rate {chosen['learning_rate']:g}"]
+        said += [f"--weight-decay {chosen['weight_decay']:g}"]
+    _LOGGER.warning(
+        "in the authors' script a step takes %d x %d images on each of its machines (%d): trained as %s",
+        *(passes, batch, machines, " ".join(said)),
+    )
 
 
 def _run_of(path: Path) -> Path:

@@ -97,6 +97,8 @@ def train(
     random_erase_patch: authors_flags.ErasePatch = None,
     resume_from: authors_flags.ResumeFrom = None,
     pretrained_without_file: authors_flags.Pretrained = False,
+    world_size: authors_flags.WorldSize = None,
+    batch_accum: authors_flags.BatchAccum = None,
     print_freq: authors_flags.PrintFreq = None,
     evaluate_save: authors_flags.EvaluateSave = False,
     epochs_shift: authors_flags.EpochsShift = None,
@@ -116,10 +118,11 @@ def train(
     if gpu is not None and device is not None:
         raise InputError("--gpu and --device exclude each other; give one of them.")
     chosen["device"] = device if gpu is None else f"cuda:{gpu}"
-    launching = LaunchSettings(**{field.name: chosen.pop(field.name) for field in fields(LaunchSettings)})
     flags = authors_flags.AuthorsFlags(
         **{field.name: chosen.pop(field.name) for field in fields(authors_flags.AuthorsFlags)}
     )
+    launch_chosen = {field.name: chosen.pop(field.name) for field in fields(LaunchSettings)}
+    launching = LaunchSettings(**authors_flags.with_machines(launch_chosen, flags))
     settings = TrainSettings(**authors_flags.translated(chosen, flags))
     if settings.evaluate:
         from aps_deploy.training.evaluate import evaluate_run

@@ -83,7 +83,7 @@ ScaleLearningRate = Annotated[
 ]
 Accumulate = Annotated[
     int | None,
-    Option("--accumulate", "--batch-accum", "-ba", help="Passes that share a step, each with its part of the batch."),
+    Option("--accumulate", help="Passes that share a step, each with its part of the batch."),
 ]
 Momentum = Annotated[float | None, Option("--momentum", help="Momentum of SGD.")]
 Nesterov = Annotated[bool | None, Option("--nesterov/--no-nesterov", help="Nesterov's form of the momentum.")]
@@ -199,7 +199,7 @@ Progress = Annotated[
 NprocPerNode = Annotated[
     int | None, Option("--nproc-per-node", metavar="N", help="Processes on this machine, one per GPU [default: 1].")
 ]
-Nnodes = Annotated[int | None, Option("--nnodes", "--world-size", metavar="N", help="Machines [default: 1].")]
+Nnodes = Annotated[int | None, Option("--nnodes", metavar="N", help="Machines [default: 1].")]
 NodeRank = Annotated[
     int | None,
     Option(

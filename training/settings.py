@@ -76,7 +76,7 @@ class TrainSettings:
     """Multiply the learning rate by `batch_size` over the recipe's batch size: the linear rule of Goyal et al. 2017,
     "Accurate, Large Minibatch SGD", for batches that grow with the number of processes."""
     accumulate: int | None = None
-    """Passes that share one optimizer step, each with its part of the batch: memory for time; alias `--batch-accum`."""
+    """Passes that share one optimizer step, each with its part of the batch: memory for time."""
     momentum: float | None = None
     """Momentum of SGD."""
     nesterov: bool | None = None

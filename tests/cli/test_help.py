@@ -130,7 +130,6 @@ def test_every_protocol_can_be_chosen(invoke: Invoke) -> None:
         ("--gamma", "step_factor"),
         ("--scheduler_milestones", "milestones"),
         ("--train_split", "train_split"),
-        ("--batch_accum", "accumulate"),
     ],
 )
 def test_the_authors_spellings_are_understood(
@@ -166,6 +165,7 @@ def test_the_authors_options_of_several_processes(invoke: Invoke, monkeypatch: p
     ((settings, launching),) = seen
     assert settings.dist_backend == "nccl" and launching.multiprocessing_distributed
     assert (launching.num_machines, launching.node_rank, launching.endpoint) == (2, 1, "first:23456")
+    assert settings.batch_size == 2 * 256  # theirs is one machine's
 
 
 def test_the_authors_option_of_one_gpu(invoke: Invoke) -> None:

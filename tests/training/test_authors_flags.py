@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 import typer.main
 from typer.testing import CliRunner
 
@@ -33,15 +34,16 @@ CIFAR_OTHERS = {
 IMAGENET = {
     "--data": "images", "-a": "resnet18_aps3", "--apspool_criterion": "l_infty", "--pool_only": None, "-j": "4",
     "-ep": "90", "--start-epoch": "0", "-b": "256", "--lr": "0.1", "--lr_step": "30", "--momentum": "0.9",
-    "--wd": "1e-4", "-p": "100", "--evaluate-save": None, "--world-size": "-1", "--rank": "-1",
+    "--wd": "1e-4", "-p": "100", "--world-size": "-1", "--rank": "-1",
     "--dist-url": "tcp://224.66.41.62:23456", "--dist-backend": "gloo", "--seed": "1", "--circular_data_aug": None,
-    "--out-dir": "out", "--epochs-shift": "1", "-ba": "2", "--embed": None, "--save_weights": "weights.pth",
+    "--out-dir": "out", "--epochs-shift": "1", "-ba": "2", "--embed": None,
     "--wandb": None, "--multiprocessing-distributed": None,
 }  # fmt: skip
 IMAGENET_OTHERS = {
     "--cos_lr": None, "--pretrained": None, "--resume": "run", "-e": None, "--gpu": "0", "--val-debug": None,
     "--weights": "weights.pth", "--workers": "4", "--epochs": "90", "--batch-size": "256", "--learning-rate": "0.1",
     "--weight-decay": "1e-4", "--print-freq": "10", "--evaluate": None, "--batch-accum": "2", "--arch": "resnet18_aps3",
+    "--evaluate-save": None, "--save_weights": "weights.pth",
 }  # fmt: skip
 
 
@@ -68,6 +70,7 @@ def given(monkeypatch: pytest.MonkeyPatch) -> Callable[[list[str]], Given]:
         monkeypatch.setattr("aps_deploy.training.evaluate.evaluate_run", run)
         result = CliRunner().invoke(app, ["train", *arguments])
         assert result.exit_code == 130, result.output
+        seen["stderr"] = result.stderr
         seen["warned"] = [line for line in result.stderr.splitlines() if "has no effect here" in line]
         parse.more = seen  # type: ignore[attr-defined]
         return seen["settings"], seen["launching"]
@@ -97,12 +100,12 @@ def test_a_whole_command_for_imagenet(given: Callable[[list[str]], Given]) -> No
     settings, launching = given(words(IMAGENET))
     assert settings == TrainSettings(
         arch="resnet18_aps3", data=Path("images"), out_dir=Path("out"), criterion="l_infty", pool_only=True, workers=4,
-        epochs=90, batch_size=256, learning_rate=0.1, step_epochs=30, momentum=0.9, weight_decay=1e-4, seed=1,
+        epochs=90, batch_size=512, learning_rate=0.2, step_epochs=30, momentum=0.9, weight_decay=5e-5, seed=1,
         circular_data_aug=True, accumulate=2, dist_backend="gloo",
     )  # fmt: skip
     assert launching.multiprocessing_distributed and launching.num_machines == 1 and launching.node_rank is None
     warned = given.more["warned"]  # type: ignore[attr-defined]
-    silent = {"--print-freq", "--evaluate-save", "--epochs-shift", "--embed", "--save-weights", "--wandb"}
+    silent = {"--print-freq", "--epochs-shift", "--embed", "--wandb"}
     assert {line[line.index("--") :].split()[0] for line in warned} == silent
 
 
@@ -125,11 +128,43 @@ def test_every_flag_is_known_to_the_parser(flag: str) -> None:
         (["--device_id", "2"], {"device": "cuda:2"}),
         (["--device_id", "0"], {"device": None}),
         (["--pretrained", "net.pth"], {"weights": Path("net.pth")}),
+        (["-ba", "1"], {"batch_size": None, "accumulate": None, "learning_rate": None}),
+        (
+            ["-b", "64", "-ba", "4", "--world-size", "2", "--dist-url", "tcp://first:23456"],
+            {"batch_size": 512, "accumulate": 4, "learning_rate": 0.4, "weight_decay": 2.5e-5},
+        ),
+        (["-ba", "2", "--recipe", "fast"], {"batch_size": 256, "learning_rate": 0.3, "weight_decay": 2.5e-4}),
+        (["--world-size", "2", "--dist-url", "tcp://first:23456"], {"batch_size": 512, "accumulate": None}),
     ],
 )
 def test_what_is_translated(arguments: list[str], changes: dict[str, Any], given: Callable[[list[str]], Given]) -> None:
     settings, _ = given(["-a", "resnet20_aps1", "--data", "x", "--model_folder", "y", *arguments])
     assert {name: getattr(settings, name) for name in changes} == changes
+
+
+def test_steps_of_added_batches_are_those_of_the_translation() -> None:
+    """Theirs adds the mean gradients of two batches; ours takes the mean of all at twice the rate, half the decay."""
+    inputs = torch.randn(12, 5, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    weights = []
+    for rate, decay, parts in ((0.1, 1e-2, 2), (0.2, 5e-3, 1)):
+        layer = torch.nn.Linear(5, 1, bias=False, dtype=torch.float64)
+        torch.nn.init.constant_(layer.weight, 0.5)
+        sgd = torch.optim.SGD(layer.parameters(), rate, momentum=0.9, weight_decay=decay)
+        for _ in range(4):
+            sgd.zero_grad()
+            for part in inputs.chunk(parts):
+                layer(part).square().mean().backward()
+            sgd.step()
+        weights.append(layer.weight.detach())
+    torch.testing.assert_close(*weights, rtol=1e-12, atol=0)
+
+
+def test_machines_are_counted_once(given: Callable[[list[str]], Given]) -> None:
+    several = ["--multiprocessing-distributed", "--dist-url", "tcp://first:23456", "--world-size", "2"]
+    _, launching = given(["-a", "resnet18_aps3", "--data", "x", "--out-dir", "y", *several])
+    assert launching.num_machines == 2
+    (said,) = [line for line in given.more["stderr"].splitlines() if "in the authors' script" in line]  # type: ignore[attr-defined]
+    assert "takes 1 x 256 images on each of its machines (2): trained as --batch-size 512" in said
 
 
 def test_evaluating_the_best_of_a_folder(given: Callable[[list[str]], Given]) -> None:
@@ -161,6 +196,12 @@ def test_resuming_from_a_path(given: Callable[[list[str]], Given], tmp_path: Pat
         (["--device_id", "1", "--device", "cpu"], "--device-id means cuda:1, but device is cpu"),
         (["--scheduler_flag", "no"], "--scheduler-flag is no"),
         (["--cos_lr", "--schedule", "step"], "--cos-lr means cosine, but schedule is step"),
+        (["--save_weights", "x.pth"], "--save-weights ends the authors' script before it trains"),
+        (["--evaluate-save"], "--evaluate-save writes validation images in the authors' script"),
+        (["-ba", "0"], "--batch-accum is 0"),
+        (["-ba", "2", "--accumulate", "4"], "--batch-accum means 2, but accumulate is 4"),
+        (["--world-size", "0"], "--world-size is 0"),
+        (["--world-size", "2", "--nnodes", "3"], "--world-size means 2, but nnodes is 3"),
         (["--val-debug"], "--val-debug trains on the validation images"),
         (["--random_erase_patch", "5"], "--random-erase-patch belongs to --evaluate-on-erase"),
         (["--evaluate_on_flips", "--evaluate_on_erase"], "exclude each other"),
