@@ -11,8 +11,9 @@ import torch
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.runtimes import open_session
 from aps_deploy.runtimes.availability import num_cuda_devices
+from aps_deploy.runtimes.tensorrt.lanes import MAX_SHAPES
 from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
-from aps_deploy.runtimes.tensorrt_session import MAX_SHAPES, TensorRtSession
+from aps_deploy.runtimes.tensorrt_session import TensorRtSession
 from tests.export.engines.toys import toy
 from tests.runtimes.tensorrt.fake_cuda import CALLER, FakeGraph, FakeStream
 from tests.runtimes.tensorrt.fake_engine import fake_toolkit, write_plan
@@ -29,9 +30,8 @@ def _images(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def _stream(session: TensorRtSession) -> FakeStream:
-    lane = session._lanes.get()
-    session._lanes.put(lane)
-    stream: FakeStream = lane._stream
+    with session._lane() as lane:
+        stream: FakeStream = lane._stream
     return stream
 
 

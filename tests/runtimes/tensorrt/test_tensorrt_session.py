@@ -17,8 +17,9 @@ from aps_deploy.runtimes import open_session
 from aps_deploy.runtimes.availability import num_cuda_devices
 from aps_deploy.runtimes.tensorrt import toolkit as toolkits
 from aps_deploy.runtimes.tensorrt.gpu import Gpu
+from aps_deploy.runtimes.tensorrt.lanes import MAX_SHAPES
 from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
-from aps_deploy.runtimes.tensorrt_session import MAX_SHAPES, TensorRtSession
+from aps_deploy.runtimes.tensorrt_session import TensorRtSession
 from tests.export.engines.toys import CLASSES, toy
 from tests.runtimes.tensorrt.fake_cuda import FakeGraph
 from tests.runtimes.tensorrt.fake_engine import FakeContext, FakeEngine, fake_toolkit, plan_bytes, write_plan
