@@ -35,8 +35,8 @@ _KINDS: dict[str, EngineKind] = {info.runtime: info.kind for info in TOOLKITS.va
 class TensorRtSession(BaseSession):
     """An engine in TensorRT or TensorRT for RTX, on the first CUDA device.
 
-    Batches of any size run: larger ones than the engine takes are cut, smaller ones are filled up. Runs of a shape are
-    replays of a CUDA graph from the second on where the engine allows it.
+    Batches of any size run: larger ones than the engine takes are cut, and runs are filled up to a few numbers of
+    images (`pieces_of`). Runs of a shape are replays of a CUDA graph from the second on where the engine allows it.
 
     Args:
         path: the plan; its document must stand beside it.

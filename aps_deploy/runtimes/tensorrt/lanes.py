@@ -11,8 +11,11 @@ from typing import Any
 from aps_deploy.runtimes.tensorrt.shape_ranges import Shape, ShapeRange
 from aps_deploy.runtimes.tensorrt.shape_runner import ShapeRunner
 
-MAX_SHAPES = 4
-"""Shapes kept ready in each lane; each holds memory for its maps, so the one unused for longest makes room."""
+MAX_SHAPES = 8
+"""Shapes kept ready in each lane; each holds memory for its maps, so the one unused for longest makes room.
+
+All that runs are filled up to in a profile of 1 to 64 images (`pieces_of`), with a best number that is no power of two.
+"""
 
 
 class Lane:
