@@ -7,6 +7,7 @@ outputs; a runtime only fills in `_execute`.
 from __future__ import annotations
 
 import abc
+import threading
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -111,11 +112,11 @@ class BaseSession(abc.ABC):
         # A file of another tool calls its first output what it likes.
         self.output_names = output_names if LOGITS in output_names else (LOGITS, *output_names[1:])
         self._closed = False
+        self._closing = threading.Lock()
 
     def run(self, images: npt.NDArray[np.float32]) -> Outputs:
         """Return the outputs for images (N, 3, H, W) float32; see `Session.run`."""
-        if self._closed:
-            raise ApsError(f"the session of {self.source} is closed; open it again with open_session.")
+        self._check_open()
         check_images(images, self.input_spec, self.metadata, self.source)
         batch = self.input_spec.batch
         if batch is None or len(images) == batch:
@@ -161,9 +162,17 @@ class BaseSession(abc.ABC):
 
     def close(self) -> None:
         """Free the model; closing twice does nothing."""
-        if not self._closed:
-            self._closed = True
+        with self._closing:
+            is_first, self._closed = not self._closed, True
+        if is_first:
             self._release()
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise self._closed_error()
+
+    def _closed_error(self) -> ApsError:
+        return ApsError(f"the session of {self.source} is closed; open it again with open_session.")
 
     @abc.abstractmethod
     def _release(self) -> None:

@@ -6,20 +6,19 @@ PyTorch owns the memory and the streams. Each lane of a session is a stream with
 
 from __future__ import annotations
 
-import collections
 import contextlib
 import os
-import queue
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
 
-from aps_deploy.errors import ApsError, InputError
+from aps_deploy.errors import InputError
 from aps_deploy.runtimes.availability import RuntimeName
 from aps_deploy.runtimes.inputs import InputSpec, check_images
 from aps_deploy.runtimes.session import INDICES, LOGITS, BaseSession
+from aps_deploy.runtimes.tensorrt.lanes import Lane, Lanes
 from aps_deploy.runtimes.tensorrt.loading import LoadedEngine
 from aps_deploy.runtimes.tensorrt.plan_file import check_fits, check_kind, read_plan_file
 from aps_deploy.runtimes.tensorrt.refitting import weights_for
@@ -30,17 +29,14 @@ from aps_deploy.runtimes.tensorrt.toolkit import TOOLKITS, EngineKind, Toolkit, 
 if TYPE_CHECKING:
     import torch
 
-MAX_SHAPES = 4
-"""Shapes kept ready in each lane; each holds memory for its maps, so the one unused for longest makes room."""
-
 _KINDS: dict[str, EngineKind] = {info.runtime: info.kind for info in TOOLKITS.values()}
 
 
 class TensorRtSession(BaseSession):
     """An engine in TensorRT or TensorRT for RTX, on the first CUDA device.
 
-    Batches of any size run: larger ones than the engine takes are cut, smaller ones are filled up. Runs of a shape are
-    replays of a CUDA graph from the second on where the engine allows it.
+    Batches of any size run: larger ones than the engine takes are cut, and runs are filled up to a few numbers of
+    images (`pieces_of`). Runs of a shape are replays of a CUDA graph from the second on where the engine allows it.
 
     Args:
         path: the plan; its document must stand beside it.
@@ -77,9 +73,7 @@ class TensorRtSession(BaseSession):
         self._input_name, names = _tensor_names(self._loaded, source)
         self._outputs = names
         self._ranges = ranges_of(self._loaded.engine, self._input_name)
-        self._lanes: queue.LifoQueue[_Lane] = queue.LifoQueue()
-        for _ in range(num_contexts):
-            self._lanes.put(_Lane(self._new_runner))
+        self._lanes = Lanes([Lane(self._new_runner) for _ in range(num_contexts)])
         super().__init__(
             runtime=found.info.runtime,
             device="cuda",
@@ -107,8 +101,7 @@ class TensorRtSession(BaseSession):
             InputError: the images have a dtype, shape or place the engine does not take.
             ApsError: the engine or CUDA failed.
         """
-        if self._closed:
-            raise ApsError(f"the session of {self.source} is closed; open it again with open_session.")
+        self._check_open()
         _check_tensor(images, self.source)
         shape = tuple(images.shape)
         # An array of that shape that holds nothing: the checks are about shapes.
@@ -126,7 +119,7 @@ class TensorRtSession(BaseSession):
         return outputs
 
     @staticmethod
-    def _run_tensor_piece(lane: _Lane, piece: Piece, images: torch.Tensor) -> list[torch.Tensor]:
+    def _run_tensor_piece(lane: Lane, piece: Piece, images: torch.Tensor) -> list[torch.Tensor]:
         import torch
 
         count = len(images)
@@ -142,7 +135,7 @@ class TensorRtSession(BaseSession):
         return parts[0] if len(parts) == 1 else [np.concatenate(values) for values in zip(*parts, strict=True)]
 
     @staticmethod
-    def _run_piece(lane: _Lane, piece: Piece, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
+    def _run_piece(lane: Lane, piece: Piece, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         count = len(images)
         if piece.count > count:
             # Repeating the last image is always valid input; what it yields is cut off again.
@@ -151,12 +144,11 @@ class TensorRtSession(BaseSession):
         return [values[:count] for values in outputs]
 
     @contextlib.contextmanager
-    def _lane(self) -> Iterator[_Lane]:
-        lane = self._lanes.get()
-        try:
+    def _lane(self) -> Iterator[Lane]:
+        with self._lanes.lend() as lane:
+            if lane is None:  # closed by another thread since the run began
+                raise self._closed_error()
             yield lane
-        finally:
-            self._lanes.put(lane)
 
     def _new_runner(self, profile: ShapeRange, shape: Shape, stream: Any) -> ShapeRunner:
         return ShapeRunner(
@@ -169,41 +161,9 @@ class TensorRtSession(BaseSession):
         )
 
     def _release(self) -> None:
-        # Contexts before the engine they were made of, and neither while the GPU works with them.
-        while not self._lanes.empty():
-            with contextlib.suppress(RuntimeError):  # of a run that failed, and said so
-                self._lanes.get().finish()
-        del self._lanes
+        # Contexts before the engine they were made of, and neither while a thread or the GPU works with them.
+        self._lanes.close()
         del self._loaded
-
-
-class _Lane:
-    """A stream and the runners on it, the least recently used first."""
-
-    def __init__(self, new_runner: Callable[[ShapeRange, Shape, Any], ShapeRunner]) -> None:
-        self._new_runner = new_runner
-        self._stream: Any = None
-        self._runners: collections.OrderedDict[tuple[int, Shape], ShapeRunner] = collections.OrderedDict()
-
-    def runner(self, profile: ShapeRange, shape: Shape) -> ShapeRunner:
-        """Return the runner for a shape, made where there is none yet."""
-        import torch
-
-        if self._stream is None:
-            self._stream = torch.cuda.Stream()
-        key = (profile.index, shape)
-        if key not in self._runners:
-            if len(self._runners) >= MAX_SHAPES:
-                self.finish()  # what was queued for tensors may still be using it
-                self._runners.popitem(last=False)
-            self._runners[key] = self._new_runner(profile, shape, self._stream)
-        self._runners.move_to_end(key)
-        return self._runners[key]
-
-    def finish(self) -> None:
-        """Wait until the GPU has done what was queued here."""
-        if self._stream is not None:
-            self._stream.synchronize()
 
 
 def _check_tensor(images: torch.Tensor, source: str) -> None:

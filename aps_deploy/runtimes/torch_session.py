@@ -38,6 +38,7 @@ class TorchSession(BaseSession):
 
     Raises:
         InputError: there is no such checkpoint, it cannot be read, or CUDA was asked for and is not there.
+        ApsError: the GPU does not take the network.
     """
 
     def __init__(
@@ -61,7 +62,8 @@ class TorchSession(BaseSession):
                 raise InputError(f"the number of threads is {num_threads}; it must be at least 1.")
             torch.set_num_threads(num_threads)
         network: Any = model if path is None else load_checkpoint(path)
-        self._network = network.to(where).eval()
+        with _cuda_errors(where, name):
+            self._network = network.to(where).eval()
         self._is_compiled = is_compiled
         forward = self._network.forward_with_selection
         self._forward: Any = torch.compile(forward) if is_compiled else forward
@@ -83,7 +85,8 @@ class TorchSession(BaseSession):
         writable = images if images.flags.writeable else images.copy()
         # The compiler traces autograd's view of the network, which inference mode has not.
         mode: Any = torch.no_grad() if self._is_compiled else torch.inference_mode()
-        with mode, full_float32(), device_work(self.device):
+        told = _cuda_errors(self.device, f"{self.source} with images of shape {images.shape}")
+        with told, mode, full_float32(), device_work(self.device):
             logits, indices = self._run_network(torch.from_numpy(writable).to(self.device))
             outputs = [logits.float().cpu().numpy()]
             if INDICES in self.output_names:
@@ -93,8 +96,12 @@ class TorchSession(BaseSession):
     def _run_network(self, images: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if not self._is_compiled:
             return self._forward(images)  # type: ignore[no-any-return]
+        import torch
+
         try:
             return self._forward(images)  # type: ignore[no-any-return]
+        except torch.OutOfMemoryError:
+            raise  # of the run, not of the compiler
         except Exception as error:  # the compiler's own errors share no base with those of the C++ compiler it starts
             raise ApsError(
                 f"torch.compile failed on {self.source} ({type(error).__name__}: {one_line(error)}); on a CPU it needs "
@@ -103,6 +110,26 @@ class TorchSession(BaseSession):
 
     def _release(self) -> None:
         del self._network, self._forward
+
+
+@contextlib.contextmanager
+def _cuda_errors(device: Device, what: str) -> Iterator[None]:
+    """Turn an error of CUDA in this block into one sentence; on a CPU a RuntimeError is a bug and stays what it is.
+
+    Args:
+        device: where the block computes.
+        what: what it works on, for the message.
+    """
+    import torch
+
+    try:
+        yield
+    except RuntimeError as error:  # those of CUDA, of its libraries and of its memory share this base alone
+        if device != "cuda":
+            raise
+        is_full = isinstance(error, torch.OutOfMemoryError)
+        advice = "; give fewer images at once, or free memory of the GPU" if is_full else ""
+        raise ApsError(f"PyTorch failed on {what} ({one_line(error)}){advice}.") from error
 
 
 @contextlib.contextmanager

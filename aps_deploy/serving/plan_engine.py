@@ -1,6 +1,6 @@
 """An engine of TensorRT or TensorRT for RTX as the server sees it: named tensors in, named tensors out.
 
-The session underneath fills batches up to the smallest of its profiles, cuts those beyond the largest, records CUDA
+The session underneath fills batches up to a few sizes, cuts those beyond the largest of its profiles, records CUDA
 graphs and copies through pinned memory; so the server's batches may have any size.
 """
 

@@ -115,7 +115,9 @@ def build_engine(
     save_timing_cache(timing, settings)
     del parser, monitor
     data = bytes(plan)
-    kernels, source = read_kernels(toolkit, logger, data, log)
+    kernels, source = read_kernels(
+        toolkit, logger, data, log, carries_code=settings.version_compatible and not toolkit.is_rtx
+    )
     return BuiltEngine(data, settings, kernels, source, shapes, log, plugins)
 
 
@@ -198,13 +200,25 @@ def add_profiles(
     return tuple(found)
 
 
-def read_kernels(toolkit: Toolkit, logger: Any, plan: bytes, log: ToolkitLog) -> tuple[tuple[Kernel, ...], str]:
+def read_kernels(
+    toolkit: Toolkit, logger: Any, plan: bytes, log: ToolkitLog, *, carries_code: bool = False
+) -> tuple[tuple[Kernel, ...], str]:
     """Return the kernels of a plan and what they were read from.
 
     The engine inspector where this machine can load the plan; else the list in the builder's own log.
+
+    Args:
+        toolkit: of `load_toolkit`.
+        logger: the toolkit's.
+        plan: the bytes, as the builder gave them.
+        log: what the logger writes into.
+        carries_code: whether the lean runtime is inside, a library that the toolkit loads only where it is told to.
     """
     if toolkit.gpu is not None:
-        engine = toolkit.module.Runtime(logger).deserialize_cuda_engine(plan)
+        runtime = toolkit.module.Runtime(logger)
+        if carries_code:
+            runtime.engine_host_code_allowed = True  # just built here
+        engine = runtime.deserialize_cuda_engine(plan)
         if engine is not None:
             text = engine.create_engine_inspector().get_engine_information(toolkit.module.LayerInformationFormat.JSON)
             kernels = kernels_from_inspector(text)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -74,6 +74,98 @@ def test_what_the_compiler_says_is_told(network: ResNet, monkeypatch: pytest.Mon
     with open_session(network, runtime="torch-compiled", device="cpu") as session, pytest.raises(ApsError) as caught:
         session.run(graphs.images(1, 16, 16))
     assert "(OSError: no compiler); on a CPU it needs a C++ compiler" in str(caught.value)
+
+
+OUT_OF_MEMORY = (
+    "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capacity of 79.10 GiB.\nSee documentation"
+)
+
+
+@pytest.fixture
+def gpu(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A CUDA device as far as a session asks: its memory is the host's."""
+    for owner in (torch.Tensor, torch.nn.Module):
+        monkeypatch.setattr(owner, "to", _staying(owner.to))
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "get_device_name", lambda: "a GPU")
+
+
+def _staying(move: Callable[..., object]) -> Callable[..., object]:
+    return lambda self, *where, **others: self if where == ("cuda",) else move(self, *where, **others)
+
+
+def _failing(error: Exception) -> Callable[..., object]:
+    def fail(*_: object) -> None:
+        raise error
+
+    return fail
+
+
+@pytest.mark.parametrize(
+    ("error", "words"),
+    [
+        (
+            torch.OutOfMemoryError(OUT_OF_MEMORY),
+            r"\(CUDA out of memory\. Tried .* of 79\.10 GiB\); give fewer images at once, or free memory of the GPU\.$",
+        ),
+        (torch.AcceleratorError("CUDA error: an illegal\nmore"), r"\(CUDA error: an illegal\)\.$"),
+        (
+            RuntimeError("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED"),
+            r"\(cuDNN error: CUDNN_STATUS_EXECUTION_FAILED\)\.$",
+        ),
+    ],
+    ids=["memory", "kernel", "library"],
+)
+def test_an_error_of_cuda_is_one_sentence(
+    error: Exception, words: str, gpu: None, network: ResNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_session(network, device="cuda") as session:
+        expected = open_session(network, device="cpu").run(graphs.images(2, 16, 16))["logits"]
+        np.testing.assert_array_equal(session.run(graphs.images(2, 16, 16))["logits"], expected)
+    monkeypatch.setattr(ResNet, "forward_with_selection", _failing(error))
+    with open_session(network, device="cuda") as session, pytest.raises(ApsError, match=words) as caught:
+        session.run(graphs.images(2, 16, 16))
+    message = str(caught.value)
+    assert message.startswith("PyTorch failed on the network in memory with images of shape (2, 3, 16, 16) (")
+    assert "\n" not in message and caught.value.__cause__ is error
+
+
+def test_a_gpu_too_full_for_the_network_is_one_sentence(
+    gpu: None, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch.nn.Module, "to", _failing(torch.OutOfMemoryError(OUT_OF_MEMORY)))
+    with pytest.raises(ApsError, match=r"^PyTorch failed on .*net\.safetensors \(CUDA out of memory\."):
+        open_session(checkpoint, device="cuda")
+
+
+def test_memory_that_a_compiled_network_lacks_is_not_the_compilers_fault(
+    gpu: None, network: ResNet, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(torch, "compile", lambda _: _failing(torch.OutOfMemoryError(OUT_OF_MEMORY)))
+    words = r"^PyTorch failed on .* \(CUDA out of memory\."
+    opened = open_session(network, runtime="torch-compiled", device="cuda")
+    with opened as session, pytest.raises(ApsError, match=words):
+        session.run(graphs.images(2, 16, 16))
+
+
+def test_an_error_on_the_cpu_stays_what_it_is(network: ResNet, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(ResNet, "forward_with_selection", _failing(RuntimeError("a bug\nmore")))
+    with open_session(network, device="cpu") as session, pytest.raises(RuntimeError, match=r"^a bug\nmore$"):
+        session.run(graphs.images(2, 16, 16))
+
+
+def test_bench_says_in_one_sentence_that_the_gpu_is_full(
+    gpu: None, checkpoint: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from typer.testing import CliRunner
+
+    from aps_deploy.cli import app
+
+    monkeypatch.setattr(ResNet, "forward_with_selection", _failing(torch.OutOfMemoryError(OUT_OF_MEMORY)))
+    result = CliRunner().invoke(app, ["bench", str(checkpoint), "-b", "200", "--device", "cuda"])
+    assert (result.exit_code, result.stdout) == (1, "")
+    assert "with images of shape (200, 3, 32, 32) (CUDA out of memory." in result.stderr
+    assert result.stderr.count("\n") == 1 and "documentation" not in result.stderr
 
 
 def test_describes_itself(session: Session, checkpoint: Path) -> None:
@@ -190,3 +282,21 @@ def test_cuda_agrees_with_the_cpu(checkpoint: Path, session: Session) -> None:
     expected = session.run(images)
     np.testing.assert_allclose(outputs["logits"], expected["logits"], atol=1e-4, rtol=1e-3)
     np.testing.assert_array_equal(outputs["polyphase_indices"], expected["polyphase_indices"])
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device")
+def test_a_batch_too_large_for_the_gpu_is_one_sentence(checkpoint: Path) -> None:
+    images = graphs.images(1, 32, 32)
+    with open_session(checkpoint, device="cuda") as session:
+        expected = session.run(images)["logits"]
+        torch.cuda.empty_cache()
+        torch.cuda.set_per_process_memory_fraction(0.01)
+        try:
+            with pytest.raises(
+                ApsError, match=r"shape \(20000, 3, 32, 32\) \(CUDA out of memory\..*fewer images at once"
+            ):
+                session.run(np.broadcast_to(images, (20_000, 3, 32, 32)))
+        finally:
+            torch.cuda.set_per_process_memory_fraction(1.0)
+        np.testing.assert_array_equal(session.run(images)["logits"], expected)

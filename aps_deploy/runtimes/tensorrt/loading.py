@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 from aps_deploy.errors import InputError
-from aps_deploy.runtimes.tensorrt.log import ToolkitLog, new_logger
+from aps_deploy.runtimes.tensorrt.log import ErrorLog, ToolkitLog, new_logger
 from aps_deploy.runtimes.tensorrt.plan_file import PlanFile
 from aps_deploy.runtimes.tensorrt.refitting import refit
 from aps_deploy.runtimes.tensorrt.runtime_cache import RuntimeCache, cache_file
@@ -63,7 +63,7 @@ class LoadedEngine:
 
     def __init__(self, plan: PlanFile, toolkit: Toolkit, weights: bytes | None = None) -> None:
         self.toolkit = toolkit
-        self.log = ToolkitLog()
+        self.log = ErrorLog()
         self._logger = new_logger(toolkit, self.log)
         self._runtime = toolkit.module.Runtime(self._logger)
         if plan.runs_code_of_its_own:

@@ -11,10 +11,13 @@ from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
 _LOGGER = logging.getLogger(__name__)
 _LEVELS = {"INTERNAL_ERROR": logging.DEBUG, "ERROR": logging.DEBUG, "WARNING": logging.INFO, "INFO": logging.DEBUG}
 
+MAX_ERRORS = 32
+"""Errors kept of a loaded engine: more than a refusal or a failing refit brings."""
+
 
 @dataclass
 class ToolkitLog:
-    """The messages of one build, or of one loaded engine, in order.
+    """The messages of one build, in order.
 
     Attributes:
         messages: (severity, text) of each, severities being TensorRT's own names.
@@ -24,10 +27,13 @@ class ToolkitLog:
 
     def add(self, severity: str, text: str) -> None:
         """Keep a message and pass it to the logger of this module; the verbose ones are kept only."""
-        self.messages.append((severity, text))
+        self._keep(severity, text)
         # Errors end in one sentence of ours, so their text is for whoever asks for more (-vv).
         if severity in _LEVELS:
             _LOGGER.log(_LEVELS[severity], "%s", text)
+
+    def _keep(self, severity: str, text: str) -> None:
+        self.messages.append((severity, text))
 
     @property
     def errors(self) -> list[str]:
@@ -38,6 +44,18 @@ class ToolkitLog:
     def warnings(self) -> list[str]:
         """The warnings."""
         return [text for severity, text in self.messages if severity == "WARNING"]
+
+
+class ErrorLog(ToolkitLog):
+    """The last errors of one loaded engine, in order.
+
+    A session may be open for months, and the toolkit talks all the time: of the rest nobody reads a word.
+    """
+
+    def _keep(self, severity: str, text: str) -> None:
+        if severity.endswith("ERROR"):
+            super()._keep(severity, text)
+            del self.messages[:-MAX_ERRORS]
 
 
 def new_logger(toolkit: Toolkit, log: ToolkitLog) -> Any:

@@ -50,7 +50,7 @@ class Piece:
 
     Attributes:
         rows: which images.
-        count: images in the run: more than the rows where a profile takes no fewer.
+        count: images in the run: more than the rows where it is filled up.
         range: the profile it runs in.
     """
 
@@ -71,6 +71,15 @@ def ranges_of(engine: Any, name: str) -> tuple[ShapeRange, ...]:
 def pieces_of(shape: Shape, ranges: Sequence[ShapeRange], source: str) -> tuple[Piece, ...]:
     """Return the runs that a batch of images of this shape (N, C, H, W) takes, in order.
 
+    Every shape needs preparing: a context, memory, kernels, a graph. A server sends all numbers of images that there
+    are, so runs are filled up to few of them: the next power of two, or the profile's smallest, best or largest number
+    where that is nearer.
+
+    What fills a run is not to change the other answers: an exported network treats each image by itself. How many
+    images are in it may change last bits, because an engine may have other kernels for another number. So an image gets
+    the same bits in all runs of the same count, whatever else is in them, and batches of unlike sizes often have the
+    same count. Whether all counts give the same bits the server finds out (`rows_are_independent`).
+
     Raises:
         InputError: no profile takes images of this height and width; the message lists the profiles.
     """
@@ -86,9 +95,18 @@ def pieces_of(shape: Shape, ranges: Sequence[ShapeRange], source: str) -> tuple[
         left = shape[0] - start
         chosen = _best_for(left, fitting)
         count = min(left, chosen.high[0])
-        pieces.append(Piece(slice(start, start + count), max(count, chosen.low[0]), chosen))
+        pieces.append(Piece(slice(start, start + count), _filled(count, chosen), chosen))
         start += count
     return tuple(pieces)
+
+
+def _filled(count: int, chosen: ShapeRange) -> int:
+    """Return how many images a run of ``count`` is filled up to in a profile."""
+    low, best, high = chosen.low[0], chosen.best[0], chosen.high[0]
+    least = max(count, low)
+    power_of_two = 1 << (least - 1).bit_length()
+    # The best is what the engine was made for: filling it up would slow down whoever sends just that.
+    return min(each for each in (power_of_two, low, best, high) if each >= least)
 
 
 def _best_for(count: int, ranges: Sequence[ShapeRange]) -> ShapeRange:

@@ -197,10 +197,18 @@ class _Engine:
 
 
 class Runtime:
-    def __init__(self, logger: Any) -> None:
-        pass
+    """Refuses code inside a plan unless it is told to allow it, as the real one, and to be told so without need."""
 
-    def deserialize_cuda_engine(self, plan: bytes) -> _Engine:
+    def __init__(self, logger: Any) -> None:
+        self._logger = logger
+        self.engine_host_code_allowed = False
+
+    def deserialize_cuda_engine(self, plan: bytes) -> _Engine | None:
+        flags = json.loads(plan)["flags"]
+        carries_code = "VERSION_COMPATIBLE" in flags and "EXCLUDE_LEAN_RUNTIME" not in flags
+        if carries_code != self.engine_host_code_allowed:
+            self._logger.log(Severity.ERROR, f"the plan {'carries' if carries_code else 'has no'} code")
+            return None
         return _Engine(plan)
 
 

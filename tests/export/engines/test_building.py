@@ -14,7 +14,7 @@ from onnx import TensorProto, helper
 
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.export.engines.build_progress import Phases
-from aps_deploy.export.engines.building import BUILDER_LOG, BuiltEngine, build_engine, failure_sentence
+from aps_deploy.export.engines.building import BUILDER_LOG, INSPECTOR, BuiltEngine, build_engine, failure_sentence
 from aps_deploy.export.engines.precision_readback import check_precisions, read_precisions
 from aps_deploy.export.engines.profiles import Profile, parse_profile
 from aps_deploy.export.engines.settings import EngineSettings, check_settings
@@ -224,6 +224,15 @@ def test_enterprise_tensorrt_is_asked_for_what_only_it_has(tmp_path: Path) -> No
     assert read_precisions(toy(), built.kernels, built.source).precision == "fp32"
     assert seen == [("Building", 0, 2), ("Building", 1, 2), ("Building", 2, 2)]
     assert times.read_bytes() == STAMP + b"new"
+
+
+@pytest.mark.parametrize("compatible", [False, True])
+def test_only_a_version_compatible_plan_may_bring_code_when_its_kernels_are_read(compatible: bool) -> None:
+    toolkit = fake_toolkit()
+    settings = check_settings(EngineSettings("trt", version_compatible=compatible), toolkit)
+    built = build_engine(toy().SerializeToString(), settings, toolkit)
+    assert built.source == INSPECTOR and built.kernels
+    assert built.log.errors == []
 
 
 def test_times_of_another_gpu_are_replaced_and_not_used(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

@@ -2,7 +2,7 @@
 
 A "plan" is a header as TensorRT writes it and an ONNX file behind it, which ONNX Runtime computes from and to the very
 addresses that the session bound. Like the real one it refuses shapes outside its profile, needs the profile of a
-context chosen, and hands out its tensors in an order of its own.
+context chosen, hands out its tensors in an order of its own, and talks to its logger in every run.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ PROFILES = ((2, 3, 4), (6, 8, 8))
 
 DataType = enum.IntEnum("DataType", "FLOAT HALF INT64 FP8")
 TensorIOMode = enum.IntEnum("TensorIOMode", "NONE INPUT OUTPUT")
-Severity = enum.IntEnum("Severity", "ERROR WARNING INFO")
+Severity = enum.IntEnum("Severity", "ERROR WARNING INFO VERBOSE")
 _NUMPY = {DataType.FLOAT: np.float32, DataType.HALF: np.float16, DataType.INT64: np.int64}
 _TENSORS = {"polyphase_indices": DataType.INT64, "images": DataType.FLOAT, "logits": DataType.FLOAT}
 
@@ -85,6 +85,7 @@ class FakeContext:
         if set(self.addresses) != set(_TENSORS) or self.engine.fails:
             return False
         self.num_enqueued += 1
+        self.engine.say(Severity.VERBOSE, f"enqueued for the {self.num_enqueued}th time")
         if FakeGraph.capturing is None:
             self.compute()
         elif not self.captures:
@@ -116,6 +117,11 @@ class FakeEngine:
         self.shapes = {value.name: tuple(value.shape[1:]) for value in values}
         self.contexts: list[FakeContext] = []
         self.fails = False
+        self.logger: Any = None
+
+    def say(self, severity: Severity, text: str) -> None:
+        if self.logger is not None:
+            self.logger.log(severity, text)
 
     def get_tensor_name(self, index: int) -> str:
         return list(_TENSORS)[index]
@@ -145,7 +151,10 @@ class Runtime:
         if b"not for this GPU" in plan:
             self.logger.log(Severity.ERROR, "expecting compute capability 9.0 got compute capability 8.6")
             return None
-        return FakeEngine(plan[28:])
+        engine = FakeEngine(plan[28:])
+        engine.logger = self.logger
+        self.logger.log(Severity.VERBOSE, "deserialised")
+        return engine
 
 
 def fake_toolkit(gpu: Gpu | None = GPU, version: str = VERSION) -> Toolkit:

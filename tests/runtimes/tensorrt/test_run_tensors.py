@@ -11,9 +11,11 @@ import torch
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.runtimes import open_session
 from aps_deploy.runtimes.availability import num_cuda_devices
+from aps_deploy.runtimes.tensorrt.lanes import MAX_SHAPES
 from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
-from aps_deploy.runtimes.tensorrt_session import MAX_SHAPES, TensorRtSession
+from aps_deploy.runtimes.tensorrt_session import TensorRtSession
 from tests.export.engines.toys import toy
+from tests.runtimes.tensorrt import fake_engine
 from tests.runtimes.tensorrt.fake_cuda import CALLER, FakeGraph, FakeStream
 from tests.runtimes.tensorrt.fake_engine import fake_toolkit, write_plan
 
@@ -29,13 +31,12 @@ def _images(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def _stream(session: TensorRtSession) -> FakeStream:
-    lane = session._lanes.get()
-    session._lanes.put(lane)
-    stream: FakeStream = lane._stream
+    with session._lane() as lane:
+        stream: FakeStream = lane._stream
     return stream
 
 
-@pytest.mark.parametrize("count", [1, 3, 5, 8, 19])
+@pytest.mark.parametrize("count", [1, 3, 5, 7, 8, 19])
 def test_the_answers_are_those_of_arrays(session: TensorRtSession, count: int) -> None:
     for seed in range(3):  # by itself, recorded, replayed
         images = _images(count, seed)
@@ -76,12 +77,16 @@ def test_half_precision_images_are_taken(session: TensorRtSession) -> None:
     np.testing.assert_array_equal(session.run_tensors(images)["logits"].numpy(), expected)
 
 
-def test_memory_is_given_up_only_when_the_gpu_is_done_with_it(session: TensorRtSession) -> None:
-    for count in (2, 3, 4, 6):
-        session.run_tensors(_images(count))
+def test_memory_is_given_up_only_when_the_gpu_is_done_with_it(
+    tmp_path: Path, fake_cuda: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(fake_engine, "PROFILES", ((1, 8, 256), (1000, 1000, 1000)))
+    session = TensorRtSession(write_plan(tmp_path / "toy.plan", toy()), toolkit=fake_toolkit())
+    for power in range(MAX_SHAPES):
+        session.run_tensors(_images(1 << power))
     stream = _stream(session)
     assert stream.num_synchronised == MAX_SHAPES
-    session.run_tensors(_images(7))  # pushes the first out
+    session.run_tensors(_images(1 << MAX_SHAPES))  # pushes the first out
     assert stream.num_synchronised == MAX_SHAPES + 2
     session.close()
     assert stream.num_synchronised == MAX_SHAPES + 3

@@ -5,6 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from aps_deploy.errors import InputError
+from aps_deploy.runtimes.tensorrt.lanes import MAX_SHAPES
 from aps_deploy.runtimes.tensorrt.shape_ranges import ShapeRange, pieces_of
 
 
@@ -22,6 +23,7 @@ RANGES = (_range(0, 2, 3, 4), _range(1, 6, 8, 8))
         (3, [(0, 3)]),
         (5, [(0, 4), (0, 2)]),
         (6, [(1, 6)]),
+        (7, [(1, 8)]),
         (8, [(1, 8)]),
         (11, [(1, 8), (0, 3)]),
         (17, [(1, 8), (1, 8), (0, 2)]),
@@ -29,6 +31,27 @@ RANGES = (_range(0, 2, 3, 4), _range(1, 6, 8, 8))
 )
 def test_batches_are_cut_and_filled(count: int, runs: list[tuple[int, int]]) -> None:
     assert [(piece.range.index, piece.count) for piece in pieces_of((count, 3, 8, 8), RANGES, "net")] == runs
+
+
+@pytest.mark.parametrize(
+    ("bounds", "counts"),
+    [
+        ((1, 8, 16), {1, 2, 4, 8, 16}),
+        ((3, 6, 12), {3, 4, 6, 8, 12}),
+        ((5, 5, 5), {5}),
+        ((1, 24, 64), {1, 2, 4, 8, 16, 24, 32, 64}),
+    ],
+)
+def test_runs_are_filled_up_to_few_counts(bounds: tuple[int, int, int], counts: set[int]) -> None:
+    low, best, high = bounds
+    ranges = (_range(0, low, best, high),)
+    pieces = {count: pieces_of((count, 3, 8, 8), ranges, "net") for count in range(1, high + 1)}
+    assert {piece.count for each in pieces.values() for piece in each} == counts
+    for count, (piece,) in pieces.items():
+        assert max(low, count) <= piece.count <= max(low, 2 * count - 1)
+    # Who sends the best number gets just that.
+    assert [pieces[count][0].count for count in bounds] == list(bounds)
+    assert len(counts) <= MAX_SHAPES
 
 
 def test_of_several_profiles_the_nearest_best_shape_is_taken() -> None:

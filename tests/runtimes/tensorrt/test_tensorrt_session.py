@@ -17,9 +17,11 @@ from aps_deploy.runtimes import open_session
 from aps_deploy.runtimes.availability import num_cuda_devices
 from aps_deploy.runtimes.tensorrt import toolkit as toolkits
 from aps_deploy.runtimes.tensorrt.gpu import Gpu
+from aps_deploy.runtimes.tensorrt.lanes import MAX_SHAPES
 from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
-from aps_deploy.runtimes.tensorrt_session import MAX_SHAPES, TensorRtSession
+from aps_deploy.runtimes.tensorrt_session import TensorRtSession
 from tests.export.engines.toys import CLASSES, toy
+from tests.runtimes.tensorrt import fake_engine
 from tests.runtimes.tensorrt.fake_cuda import FakeGraph
 from tests.runtimes.tensorrt.fake_engine import FakeContext, FakeEngine, fake_toolkit, plan_bytes, write_plan
 
@@ -91,13 +93,54 @@ def test_each_shape_has_a_context_and_a_graph_of_its_own(session: TensorRtSessio
     assert len({address for context in contexts for address in context.addresses.values()}) == 6
 
 
-def test_the_shape_unused_for_longest_makes_room(session: TensorRtSession) -> None:
-    counts = [2, 3, 4, 6, 7]
+def _wide_session(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int) -> TensorRtSession:
+    """A session of an engine for 1 to ``largest`` images, best at 8; its other profile is out of reach."""
+    monkeypatch.setattr(fake_engine, "PROFILES", ((1, 8, largest), (1000, 1000, 1000)))
+    return TensorRtSession(write_plan(tmp_path / "wide.plan", toy()), toolkit=fake_toolkit())
+
+
+def test_the_shape_unused_for_longest_makes_room(
+    tmp_path: Path, fake_cuda: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = _wide_session(tmp_path, monkeypatch, 256)
+    counts = [1 << power for power in range(9)]
     assert len(counts) == MAX_SHAPES + 1
     for count in (*counts, *counts[1:], counts[0]):
         session.run(_images(count))
     # The last is the only one made twice.
     assert [context.shape[0] for context in _engine(session).contexts if context.shape] == [*counts, counts[0]]
+
+
+def test_batches_of_all_sizes_run_in_shapes_that_are_ready(
+    tmp_path: Path, fake_cuda: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    session = _wide_session(tmp_path, monkeypatch, 16)
+    images, sizes = _images(16), np.random.default_rng(0)
+    expected = _expected(images)
+    for _ in range(300):
+        first = int(sizes.integers(16))
+        part = slice(first, first + 1 + int(sizes.integers(16 - first)))
+        for name, values in session.run(images[part]).items():
+            np.testing.assert_array_equal(values, expected[name][part])
+    contexts = _engine(session).contexts
+    assert sorted(context.shape[0] for context in contexts if context.shape) == [1, 2, 4, 8, 16]
+    # Once by itself, once to be recorded, and replayed ever after.
+    assert {context.num_enqueued for context in contexts} == {2}
+
+
+def test_a_run_is_filled_up_with_its_last_image(session: TensorRtSession, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen: list[Images] = []
+    compute = FakeContext.compute
+
+    def noted(context: FakeContext) -> None:
+        seen.append(context._at("images").copy())
+        compute(context)
+
+    monkeypatch.setattr(FakeContext, "compute", noted)
+    images = _images(7)
+    session.run(images)
+    (taken,) = seen
+    np.testing.assert_array_equal(taken, np.concatenate([images, images[-1:]]))
 
 
 def test_where_nothing_can_be_recorded_the_engine_is_queued(
