@@ -214,6 +214,7 @@ def fit(run: Run, stop: StopRequest, progress: Progress) -> None:
         validation = None
         if complete and data.validation is not None:
             with_shifts = bool(run.settings.validate_consistency)
+            run.trainer.take_statistics_of_main()
             validation = _measure(
                 run, run.trainer.result, "validation", data.validation, stop, progress, with_shifts=with_shifts
             )

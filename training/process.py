@@ -8,7 +8,7 @@ process calls them, in the same order.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -68,6 +68,16 @@ class Process:
             dist.all_reduce(moved)
             values = moved.to(values.device)
         return values
+
+    def take_from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Give each of these tensors the values that it has in the main process."""
+        if self.is_alone:
+            return
+        on_gpu = dist.get_backend() == "nccl"
+        for tensor in tensors:
+            moved = tensor.detach().cuda(self.local_rank) if on_gpu else tensor.detach().clone()
+            dist.broadcast(moved, src=0)
+            tensor.detach().copy_(moved)
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set in any process."""

@@ -88,6 +88,14 @@ class Trainer:
         """The network that is validated and kept: the average where there is one."""
         return self.model if self.average is None else cast(SelectingNetwork, self.average.module)
 
+    def take_statistics_of_main(self) -> None:
+        """Give the result the batch norms' statistics of the main process, which are the ones that are kept.
+
+        The parameters are the same in all processes; without `--sync-batch-norm` each has statistics of its own images,
+        and validation that is shared among them would measure several networks.
+        """
+        self.process.take_from_main(self.result.buffers())
+
     def index_batches(self, images: LabelledImages, epoch: int) -> list[Tensor]:
         """Return the image indices of every step of an epoch, of all processes together."""
         return list(images.order(generator_for(self.recipe.seed, epoch)).split(self.recipe.batch_size))
