@@ -30,7 +30,7 @@ class LabelledImages(Protocol):
     def batches(self, index_batches: Sequence[Tensor], *, seed: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images (B, 3, H, W) uint8 and labels (B,) int64 of each index batch, in the given order.
 
-        Where unreadable images are skipped, their label is `UNREADABLE` and their pixels are those of another image.
+        Of an image that cannot be read the label is `UNREADABLE` and the pixels are those of another image.
 
         Args:
             index_batches: Which images.

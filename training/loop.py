@@ -331,7 +331,8 @@ def _measure(
         process=run.process,
     )
     if found is not None and found.num_unreadable > recipe.max_unreadable_images:
-        raise too_many_unreadable(images.unreadable, recipe.max_unreadable_images)
+        # The number is the sum over the processes, so all of them are here; the image may be known to one only.
+        raise too_many_unreadable(run.process.gather(images.unreadable[-1:]), recipe.max_unreadable_images)
     return found
 
 

@@ -247,5 +247,7 @@ def _settle(
         position.num_seen -= int(unreadable)
         position.num_unreadable += int(unreadable)
     if position.num_unreadable > trainer.recipe.max_unreadable_images:
-        raise too_many_unreadable(images.unreadable, trainer.recipe.max_unreadable_images)
+        # The sum is the same in all processes, so all of them are here; the image may be known to one only.
+        found = trainer.process.gather(images.unreadable[-1:])
+        raise too_many_unreadable(found, trainer.recipe.max_unreadable_images)
     pending.clear()
