@@ -17,7 +17,7 @@ from aps_deploy.errors import ApsError, InputError
 from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.training.images import UNREADABLE, LabelledImages, MemoryImages
 from aps_deploy.training.random_crop import random_resized_crop
-from aps_deploy.training.sources import Member, Source, load_source
+from aps_deploy.training.sources import Member, Source, load_source, too_many_unreadable
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -225,14 +225,3 @@ def open_images(
     _LOGGER.debug("decoded %d images of %d x %d into memory", len(readable), side, side)
     names = [str(sources[number]) for number in readable]
     return MemoryImages(images[: len(readable)], labels[readable], names)
-
-
-def too_many_unreadable(unreadable: Sequence[str], limit: int) -> InputError:
-    """Return the error for more unreadable images than are to be skipped; without any to skip, the image's own."""
-    if limit == 0 and unreadable:
-        return InputError(unreadable[-1])
-    example = f" One of them: {unreadable[-1]}" if unreadable else ""
-    return InputError(
-        f"more than {limit} images cannot be read, which --max-unreadable-images allows to skip; mend them, or "
-        f"raise it.{example}"
-    )

@@ -22,7 +22,6 @@ from aps_deploy.progress_bar import Progress
 from aps_deploy.training.build import architecture_name, build_model, build_trainer, check_network, weights_file
 from aps_deploy.training.curves import CURVES_FILE, save_curves
 from aps_deploy.training.data import TrainData, find_data
-from aps_deploy.training.image_files import too_many_unreadable
 from aps_deploy.training.images import LabelledImages
 from aps_deploy.training.interrupt import StopRequest
 from aps_deploy.training.metrics import METRICS_FILE, append_metrics, keep_epochs, last_metrics, read_metrics
@@ -32,6 +31,7 @@ from aps_deploy.training.process import Process, joined_processes
 from aps_deploy.training.recipes import Recipe, recipe_for, recipe_name
 from aps_deploy.training.run import Run
 from aps_deploy.training.settings import TrainSettings, continued
+from aps_deploy.training.sources import too_many_unreadable
 from aps_deploy.training.state import STATE_FILE, Position, load_state, restore_random_states, seed_everything
 from aps_deploy.training.step import NonFiniteLoss, train_epoch
 from aps_deploy.training.validate import Validation, validate

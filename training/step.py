@@ -19,12 +19,12 @@ from torch.optim.swa_utils import AveragedModel
 from aps_deploy.errors import ApsError
 from aps_deploy.models import SelectingNetwork
 from aps_deploy.training.augment import augment, draw, normalise
-from aps_deploy.training.image_files import too_many_unreadable
 from aps_deploy.training.images import UNREADABLE, LabelledImages
 from aps_deploy.training.precision import Arithmetic
 from aps_deploy.training.process import Process
 from aps_deploy.training.recipes import Recipe
 from aps_deploy.training.schedule import Schedule
+from aps_deploy.training.sources import too_many_unreadable
 from aps_deploy.training.state import Position
 
 

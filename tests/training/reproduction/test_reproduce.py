@@ -162,6 +162,16 @@ def test_refusals(reproduce: Reproduce, data_folder: Path) -> None:
         assert result.exit_code == 2 and message in result.output
 
 
+def test_the_images_of_the_evaluation_are_looked_for_first(
+    reproduce: Reproduce, data_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data_folder / "train", tmp_path / "data" / "train")
+    shutil.copytree(data_folder / "test", tmp_path / "data" / "val")
+    result = reproduce("--data", "data", "--device", "cpu", "--no-progress")
+    assert result.exit_code == 2 and "--split is test, but data holds val, train" in result.output
+    assert not (tmp_path / "runs").exists(), "nothing was trained"
+
+
 def test_spread() -> None:
     assert spread([]) == "not run" and spread([50.0]) == "50.00 %"
     assert spread([1.0, 2.0, 3.0], unit="", digits=1) == "2.0 ± 1.0"
