@@ -26,7 +26,7 @@ from aps_deploy.training.images import LabelledImages
 from aps_deploy.training.interrupt import StopRequest
 from aps_deploy.training.metrics import METRICS_FILE, append_metrics, keep_epochs, last_metrics, read_metrics
 from aps_deploy.training.outputs import BEST_FILE, SETTINGS_FILE, check_out_dir, owned_out_dir
-from aps_deploy.training.precision import Arithmetic, find_arithmetic, find_device
+from aps_deploy.training.precision import Arithmetic, find_arithmetic, find_device, without_tf32
 from aps_deploy.training.process import Process, joined_processes
 from aps_deploy.training.recipes import Recipe, recipe_for, recipe_name
 from aps_deploy.training.run import Run
@@ -174,6 +174,7 @@ def main(run: Run, stored: dict[str, Any] | None) -> TrainResult:
         ExitStack() as owned,
         StopRequest(is_patient=not process.is_alone) as stop,
         Progress(run.settings.progress if process.is_main else False) as progress,
+        without_tf32(),
     ):
         process.on_main(lambda: owned.enter_context(owned_out_dir(run.out_dir, is_new=stored is None)))
         owned.enter_context(run.writer)
