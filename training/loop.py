@@ -58,6 +58,8 @@ class TrainResult:
     """`SIGINT` or `SIGTERM` when the run was stopped, with everything saved; else None."""
     is_main: bool = True
     """Whether this process speaks for the run."""
+    precision: str | None = None
+    """Number format of the steps, which `auto` chooses by the machine; None of a run that ended before it was known."""
 
     @property
     def checkpoint(self) -> Path:
@@ -198,6 +200,7 @@ def main(run: Run, stored: dict[str, Any] | None) -> TrainResult:
         test,
         stop.signal_name,
         process.is_main,
+        run.trainer.arithmetic.name,
     )
 
 

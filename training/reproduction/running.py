@@ -74,10 +74,11 @@ def run_table(table: Table, settings: ReproduceSettings) -> str | None:
         result = _train(table, row, settings)
         if result.interrupted_by is not None:
             return result.interrupted_by
+        measured = _measured(table, row, settings, result)
         document = {
-            "train_commands": [train_command(row, table)],
-            "evaluate_commands": [evaluate_command(row, table, protocol) for protocol in table.protocols],
-            **_measured(table, row, settings, result),
+            "train_commands": [train_command(row, table, measured)],
+            "evaluate_commands": [evaluate_command(row, table, protocol, measured) for protocol in table.protocols],
+            **measured,
         }
         keep_row(settings.results_dir / table.name / row.name, row, result.out_dir / METRICS_FILE, document)
     return None
@@ -160,6 +161,7 @@ def _measured(table: Table, row: Row, settings: ReproduceSettings, result: Train
         "train_seconds": sum(line["train_seconds"] for line in lines),
         "num_processes": settings.nproc_per_node,
         "device": evaluations[table.protocols[0]]["device"],
+        "precision": result.precision,
         "machine": machine(),
         "evaluations": evaluations,
     }
