@@ -38,6 +38,14 @@ def evaluate(
         Literal["auto", "test", "val", "train"], typer.Option("--split", help="Part of --data; auto: test, else val.")
     ] = "auto",
     images: options.Images = None,
+    max_unreadable_images: Annotated[
+        int | None,
+        typer.Option(
+            "--max-unreadable-images",
+            metavar="N",
+            help="Leave out so many images that cannot be read [default: as in training, by the size of the input].",
+        ),
+    ] = None,
     protocol: Annotated[
         Literal["cifar", "cifar-crop", "cifar-erase", "cifar-flip", "imagenet"] | None,
         typer.Option(

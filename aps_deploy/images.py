@@ -10,11 +10,13 @@ from __future__ import annotations
 import dataclasses
 import logging
 import os
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
 
 from aps_deploy.errors import InputError
 from aps_deploy.preprocessing import Preprocessing, load_image
@@ -194,14 +196,19 @@ def load_folder(
 
 
 def load_images(
-    paths: Sequence[str | os.PathLike[str]], preprocessing: Preprocessing, *, num_workers: int | None = None
+    paths: Sequence[Any],
+    preprocessing: Preprocessing,
+    *,
+    num_workers: int | None = None,
+    decode: Callable[[Any], Image.Image] = load_image,
 ) -> npt.NDArray[np.float32]:
     """Return image files as one (N, 3, image_size, image_size) float32 array, decoded by several threads.
 
     Args:
-        paths: image files.
+        paths: image files, or what else ``decode`` takes.
         preprocessing: what to do with each.
         num_workers: threads; None takes one per core, at most 16.
+        decode: returns the image in one of them.
 
     Raises:
         InputError: an image cannot be read; the first in order is named.
@@ -210,7 +217,7 @@ def load_images(
     images = np.empty((len(paths), 3, size, size), np.float32)
 
     def load(position: int) -> None:
-        images[position] = preprocessing.apply(load_image(paths[position]))
+        images[position] = preprocessing.apply(decode(paths[position]))
 
     # Pillow decodes and resizes without holding the interpreter lock, so threads are enough.
     workers = num_workers if num_workers is not None else min(16, os.cpu_count() or 1)

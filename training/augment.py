@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -74,7 +75,7 @@ def crop(images: Tensor, offsets: Tensor, padding: int, mode: str) -> Tensor:
     """
     num, channels, height, width = images.shape
     device = images.device
-    offsets = offsets[:, :, None].to(device)
+    offsets = sent(offsets[:, :, None], device)
     rows = torch.arange(height, device=device) + offsets[0]
     columns = torch.arange(width, device=device) + offsets[1]
     if mode == "circular":
@@ -99,12 +100,24 @@ def _reflected(positions: Tensor, size: int) -> Tensor:
 
 def mirror(images: Tensor, flips: Tensor) -> Tensor:
     """Return the batch (N, C, H, W) with the images of the mask (N,) mirrored left to right."""
-    return torch.where(flips.to(images.device)[:, None, None, None], images.flip(3), images)
+    return torch.where(sent(flips, images.device)[:, None, None, None], images.flip(3), images)
 
 
 def normalise(images: Tensor, mean: Sequence[float], std: Sequence[float]) -> Tensor:
     """Return uint8 images (N, C, H, W) as float32 in the network's units, as ToTensor and Normalize do."""
-    shape = (1, -1, 1, 1)
     scaled = images.to(torch.float32).div_(255)
-    mean_tensor = torch.tensor(mean, device=images.device).view(shape)
-    return scaled.sub_(mean_tensor).div_(torch.tensor(std, device=images.device).view(shape))
+    return scaled.sub_(_channels(tuple(mean), images.device)).div_(_channels(tuple(std), images.device))
+
+
+@lru_cache(maxsize=16)
+def _channels(values: tuple[float, ...], device: torch.device) -> Tensor:
+    """Return one value per channel (1, C, 1, 1), made once per device: a GPU is waited for when they are copied."""
+    with torch.inference_mode(False):  # whoever asks first, the tensor is for training too
+        return torch.tensor(values, device=device).view(1, -1, 1, 1)
+
+
+def sent(values: Tensor, device: torch.device) -> Tensor:
+    """Return a tensor of the CPU on a device; the CPU waits for no GPU meanwhile, which it does for plain memory."""
+    if device.type != "cuda" or values.device.type == "cuda":
+        return values.to(device)
+    return values.pin_memory().to(device, non_blocking=True)

@@ -27,11 +27,11 @@ from aps_deploy.errors import InputError
 from aps_deploy.images import list_folder
 from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.training.cifar import CIFAR_FOLDER, CIFAR_PARTS, CifarPart, read_cifar
-from aps_deploy.training.image_files import open_images, too_many_unreadable
+from aps_deploy.training.image_files import open_images
 from aps_deploy.training.images import LabelledImages, MemoryImages
 from aps_deploy.training.recipes import Recipe
 from aps_deploy.training.shards import class_names_of, find_shards, read_shards
-from aps_deploy.training.sources import Source, load_source
+from aps_deploy.training.sources import Source, load_source, too_many_unreadable
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -146,8 +146,9 @@ def _find_tree(folder: Path, preprocessing: Preprocessing, recipe: Recipe) -> Fo
 def _find_shards(folder: Path, preprocessing: Preprocessing, recipe: Recipe) -> FoundData:
     parts = {name: find_shards(folder / name) for name in ("train", "val", "test")}
     found = {name: read_shards(shards) for name, shards in parts.items() if shards}
-    class_names = class_names_of(folder, torch.cat([labels for _, labels in found.values()]))
-    return _found(found, class_names, preprocessing, recipe)
+    class_names = class_names_of(folder, np.concatenate([labels for _, labels in found.values()]))
+    listings = {name: (members, torch.from_numpy(labels)) for name, (members, labels) in found.items()}
+    return _found(listings, class_names, preprocessing, recipe)
 
 
 def _found(

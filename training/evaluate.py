@@ -20,7 +20,8 @@ from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.progress_bar import Progress
 from aps_deploy.runtimes import ModelMetadata, Session, open_session
 from aps_deploy.runtimes.opening import CHECKPOINT_SUFFIXES, ONNX_SUFFIXES, PLAN_SUFFIXES
-from aps_deploy.training.evaluation_images import EvaluationImages, find_evaluation_images
+from aps_deploy.training.evaluation_images import EvaluationImages, UnreadableImage, find_evaluation_images
+from aps_deploy.training.recipes import RECIPES
 from aps_deploy.training.settings import TrainSettings, flag
 from aps_deploy.verification.authors import (
     PROTOCOLS,
@@ -49,11 +50,13 @@ class EvaluateSettings:
     model: str | Path
     """A checkpoint, a packaged model's name, or an ONNX file."""
     data: Path
-    """Folder with `test/` or `val/`, a folder of class folders, or torchvision's CIFAR-10."""
+    """Folder with `test/` or `val/`, a folder of class folders or of shards, or torchvision's CIFAR-10."""
     split: Literal["auto", "test", "val", "train"] = "auto"
     """Part of `data`; `auto` takes test, else val, else the folder itself."""
     images: int | None = None
     """Evaluate this many images, spread over the classes (default all)."""
+    max_unreadable_images: int | None = None
+    """So many images that cannot be read are left out (default as in training: 0, for inputs above 64 pixels 100)."""
     protocol: ProtocolName | None = None
     """The authors' protocol: `cifar` (shifts of -3 to 2 pixels) or `imagenet` (-32 to 31), by default by the size of
     the input; `cifar-crop` shifts by cropping a padded image, `cifar-erase` and `cifar-flip` change images first."""
@@ -82,6 +85,8 @@ class EvaluateSettings:
             value = getattr(self, name)
             if value is not None and value < 1:
                 raise InputError(f"--{name.replace('_', '-')} is {value}; it must be at least 1.")
+        if self.max_unreadable_images is not None and self.max_unreadable_images < 0:
+            raise InputError(f"--max-unreadable-images is {self.max_unreadable_images}; it must be at least 0.")
         if self.erased_side is not None and self.protocol != "cifar-erase":
             raise InputError("--erased-side belongs to --protocol cifar-erase; give both, or neither.")
         if not 0 <= self.seed < 2**32:
@@ -99,6 +104,8 @@ class Evaluation:
     providers: tuple[str, ...]
     split: str
     num_images: int
+    num_unreadable: int
+    """Images that were left out because they cannot be read."""
     accuracy_percent: float | None
     """None for images without labels."""
     authors: AuthorsConsistency
@@ -128,9 +135,10 @@ class Evaluation:
     def rows(self) -> list[tuple[str, str]]:
         """Return name and value of each line of a table for people."""
         protocol = self.authors.protocol
+        left_out = f", {self.num_unreadable} left out that cannot be read" if self.num_unreadable else ""
         rows = [
             ("model", f"{self.model} ({self.architecture or 'another tool'}), {self.runtime} on {self.device}"),
-            ("images", f"{self.num_images} ({self.split})"),
+            ("images", f"{self.num_images} ({self.split}){left_out}"),
             (self._accuracy_name(), "no labels" if self.accuracy_percent is None else f"{self.accuracy_percent:.2f} %"),
             (
                 f"consistency, authors' protocol {protocol.name} ({protocol.low} to {protocol.high - 1} pixels)",
@@ -185,6 +193,7 @@ def evaluate_run(
         progress=settings.progress,
         protocol=protocol,
         erased_side=erased_side,
+        max_unreadable_images=settings.max_unreadable_images,
     )
     if settings.batch_size is not None:
         chosen = dataclasses.replace(chosen, batch_size=settings.batch_size)
@@ -240,7 +249,6 @@ def _evaluate(
     model: str,
     class_names: tuple[str, ...] | None,
 ) -> Evaluation:
-    side = preprocessing.image_size
     found = find_evaluation_images(
         settings.data,
         settings.split,
@@ -250,6 +258,19 @@ def _evaluate(
         limit=settings.images,
         seed=settings.seed,
     )
+    limit = _unreadable_limit(settings, preprocessing.image_size)
+    try:
+        return _measured(session, settings, found, model)
+    except UnreadableImage:
+        if limit == 0:
+            raise
+    # Only now, because looking for all of them decodes every image once more. What was counted cannot be kept: the
+    # batches of the protocol, which share a shift, are others without them.
+    return _measured(session, settings, found.readable(limit), model)
+
+
+def _measured(session: Session, settings: EvaluateSettings, found: EvaluationImages, model: str) -> Evaluation:
+    side = found.preprocessing.image_size
     shifts = _shifts(settings, session.metadata, side)
     consistency = None
     with Progress(settings.progress) as progress:
@@ -275,11 +296,19 @@ def _evaluate(
         providers=session.providers,
         split=found.split,
         num_images=len(found),
+        num_unreadable=found.num_unreadable,
         accuracy_percent=authors.accuracy_percent,
         authors=authors,
         shifts=shifts,
         consistency=consistency,
     )
+
+
+def _unreadable_limit(settings: EvaluateSettings, side: int) -> int:
+    """Return how many unreadable images are left out, by default as many as training on such images leaves out."""
+    if settings.max_unreadable_images is not None:
+        return settings.max_unreadable_images
+    return RECIPES["cifar10" if side <= _CIFAR_LARGEST_SIDE else "imagenet"].max_unreadable_images
 
 
 def _shifts(settings: EvaluateSettings, metadata: ModelMetadata, side: int) -> ShiftSet | None:

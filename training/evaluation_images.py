@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import dataclasses
+import logging
+import os
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -14,6 +18,14 @@ from aps_deploy.errors import InputError
 from aps_deploy.images import even_subset, find_images, labels_of, list_folder, load_images
 from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.training.cifar import CIFAR_FOLDER, PartName, read_cifar
+from aps_deploy.training.shards import find_shards, labels_for, read_shards
+from aps_deploy.training.sources import Source, load_source, too_many_unreadable
+
+_LOGGER = logging.getLogger(__name__)
+
+
+class UnreadableImage(InputError):
+    """An image that is missing, truncated or no image; what it says names the image."""
 
 
 class _LazyArray:
@@ -37,23 +49,33 @@ class EvaluationImages:
         split: The part of the data folder they are, for the report.
         labels: (N,) int64, or None.
         preprocessing: That of the network.
-        paths: The image files; empty where `pixels` holds the images.
+        paths: The image files, or their places in shards; empty where `pixels` holds the images.
         pixels: (N, H, W, 3) uint8, or None for image files.
+        num_unreadable: Images that were left out because they cannot be read.
     """
 
     split: str
     labels: npt.NDArray[np.int64] | None
     preprocessing: Preprocessing
-    paths: tuple[Path, ...] = ()
+    paths: tuple[Source, ...] = ()
     pixels: npt.NDArray[np.uint8] | None = None
+    num_unreadable: int = 0
 
     def __len__(self) -> int:
         return len(self.paths) if self.pixels is None else len(self.pixels)
 
     def read(self, positions: Sequence[int]) -> npt.NDArray[np.float32]:
-        """Return the images at these positions, (N, 3, H, W) float32."""
+        """Return the images at these positions, (N, 3, H, W) float32.
+
+        Raises:
+            UnreadableImage: one of them cannot be read.
+        """
         if self.pixels is None:
-            return load_images([self.paths[position] for position in positions], self.preprocessing)
+            try:
+                sources = [self.paths[position] for position in positions]
+                return load_images(sources, self.preprocessing, decode=load_source)
+            except InputError as error:
+                raise UnreadableImage(str(error)) from error
         from PIL import Image
 
         images = [self.preprocessing.apply(Image.fromarray(self.pixels[position])) for position in positions]
@@ -75,13 +97,43 @@ class EvaluationImages:
 
     def take(self, positions: Sequence[int]) -> EvaluationImages:
         """Return the images at these positions, in their order."""
-        return EvaluationImages(
-            self.split,
-            None if self.labels is None else self.labels[list(positions)],
-            self.preprocessing,
-            tuple(self.paths[position] for position in positions) if self.pixels is None else (),
-            None if self.pixels is None else self.pixels[list(positions)],
+        return dataclasses.replace(
+            self,
+            labels=None if self.labels is None else self.labels[list(positions)],
+            paths=tuple(self.paths[position] for position in positions) if self.pixels is None else (),
+            pixels=None if self.pixels is None else self.pixels[list(positions)],
         )
+
+    def readable(self, limit: int) -> EvaluationImages:
+        """Return the images without those that cannot be read; every image is decoded to find out.
+
+        Raises:
+            InputError: more than `limit` of them cannot be read.
+        """
+        kept: list[int] = []
+        unreadable: list[str] = []
+        pool = ThreadPoolExecutor(min(16, os.cpu_count() or 1))
+        try:
+            for position, message in enumerate(pool.map(_fault, self.paths)):
+                if message is None:
+                    kept.append(position)
+                    continue
+                unreadable.append(message)
+                if len(unreadable) > limit:
+                    raise too_many_unreadable(unreadable, limit)
+                _LOGGER.warning("left out: %s", message)
+        finally:
+            pool.shutdown(cancel_futures=True)
+        return dataclasses.replace(self.take(kept), num_unreadable=len(unreadable))
+
+
+def _fault(source: Source) -> str | None:
+    """Return what is wrong with an image; None where it can be read."""
+    try:
+        load_source(source)
+    except InputError as error:
+        return str(error)
+    return None
 
 
 def find_evaluation_images(
@@ -97,7 +149,7 @@ def find_evaluation_images(
     """Return the images of one split of a data folder.
 
     Args:
-        folder: Holds `train/`, `val/` or `test/`; or class folders; or torchvision's CIFAR-10.
+        folder: Holds `train/`, `val/` or `test/`; or class folders or shards; or torchvision's CIFAR-10.
         split: `train`, `val`, `test`, or `auto`: test, else val, else the folder itself.
         preprocessing: That of the network.
         class_names: The network's, whose positions are the labels.
@@ -119,6 +171,12 @@ def find_evaluation_images(
         return images if limit is None else images.take(even_subset(cifar.labels, len(images), limit, seed))
     name = _choose_split(folder, split)
     root = folder if name == "all" else folder / name
+    shards = find_shards(root)
+    if shards:
+        members, numbers = read_shards(shards)
+        labels = labels_for(folder, numbers, class_names, num_classes)
+        images = EvaluationImages(name, labels, preprocessing, tuple(members))
+        return images if limit is None else images.take(even_subset(numbers, len(images), limit, seed))
     listing = list_folder(root, limit=limit, seed=seed, class_names=class_names, num_classes=num_classes)
     return EvaluationImages(name, listing.labels, preprocessing, listing.paths)
 

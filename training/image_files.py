@@ -17,7 +17,7 @@ from aps_deploy.errors import ApsError, InputError
 from aps_deploy.preprocessing import Preprocessing
 from aps_deploy.training.images import UNREADABLE, LabelledImages, MemoryImages
 from aps_deploy.training.random_crop import random_resized_crop
-from aps_deploy.training.sources import Member, Source, load_source
+from aps_deploy.training.sources import Member, Source, load_source, too_many_unreadable
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -37,7 +37,6 @@ class FileImages:
         preprocessing: Resize and crop, for evaluation and for training without random crops.
         workers: Loader processes.
         crops_at_random: Training draws `random_resized_crop` instead.
-        skips_unreadable: Hand out an image that cannot be read under the label `UNREADABLE`, instead of an error.
     """
 
     def __init__(
@@ -48,11 +47,10 @@ class FileImages:
         *,
         workers: int,
         crops_at_random: bool = False,
-        skips_unreadable: bool = False,
     ) -> None:
         self.sources, self.labels = list(sources), labels
         self.preprocessing, self.workers = preprocessing, workers
-        self.crops_at_random, self.skips_unreadable = crops_at_random, skips_unreadable
+        self.crops_at_random = crops_at_random
         self.unreadable: list[str] = []
 
     def __len__(self) -> int:
@@ -61,12 +59,12 @@ class FileImages:
     def batches(self, index_batches: Sequence[Tensor], *, seed: int | None = None) -> Iterator[tuple[Tensor, Tensor]]:
         """Yield images (B, 3, H, W) uint8 and labels (B,) int64 of each index batch.
 
+        A file that is missing, truncated or no image comes under the label `UNREADABLE`, never as an error: the one
+        process that met it would stop alone, and the others wait for it. Who takes the batches counts them.
+
         Args:
             index_batches: Which images.
             seed: Of random crops: an image's crop depends on it and on the image's number, on nothing else.
-
-        Raises:
-            InputError: a file is missing, truncated or no image, and unreadable images are not skipped.
         """
         if not index_batches:
             return
@@ -81,10 +79,8 @@ class FileImages:
             generator=torch.Generator().manual_seed(0),
         )
         for images, labels, unreadable in loader:
-            if unreadable and not self.skips_unreadable:
-                raise InputError(unreadable[0])
             for message in unreadable:
-                _LOGGER.warning("skipped: %s", message)
+                _LOGGER.warning("left out: %s", message)
             self.unreadable += unreadable
             yield images, labels
 
@@ -106,7 +102,6 @@ class FileImages:
             self.preprocessing,
             workers=self.workers,
             crops_at_random=self.crops_at_random,
-            skips_unreadable=self.skips_unreadable,
         )
 
     def names(self, indices: Tensor) -> list[str]:
@@ -214,14 +209,7 @@ def open_images(
     """
     side = preprocessing.image_size
     if crops_at_random or side > _MEMORY_LIMIT_SIDE or len(sources) * 3 * side * side > _MEMORY_LIMIT_BYTES:
-        return FileImages(
-            sources,
-            labels,
-            preprocessing,
-            workers=workers,
-            crops_at_random=crops_at_random,
-            skips_unreadable=max_unreadable > 0,
-        )
+        return FileImages(sources, labels, preprocessing, workers=workers, crops_at_random=crops_at_random)
     images = torch.empty(len(sources), 3, side, side, dtype=torch.uint8)
     readable: list[int] = []
     unreadable: list[str] = []
@@ -232,19 +220,8 @@ def open_images(
         except InputError as error:
             if len(unreadable) >= max_unreadable:
                 raise too_many_unreadable([*unreadable, str(error)], max_unreadable) from error
-            _LOGGER.warning("skipped: %s", error)
+            _LOGGER.warning("left out: %s", error)
             unreadable.append(str(error))
     _LOGGER.debug("decoded %d images of %d x %d into memory", len(readable), side, side)
     names = [str(sources[number]) for number in readable]
     return MemoryImages(images[: len(readable)], labels[readable], names)
-
-
-def too_many_unreadable(unreadable: Sequence[str], limit: int) -> InputError:
-    """Return the error for more unreadable images than are to be skipped; without any to skip, the image's own."""
-    if limit == 0 and unreadable:
-        return InputError(unreadable[-1])
-    example = f" One of them: {unreadable[-1]}" if unreadable else ""
-    return InputError(
-        f"more than {limit} images cannot be read, which --max-unreadable-images allows to skip; mend them, or "
-        f"raise it.{example}"
-    )

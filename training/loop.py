@@ -22,16 +22,16 @@ from aps_deploy.progress_bar import Progress
 from aps_deploy.training.build import architecture_name, build_model, build_trainer, check_network, weights_file
 from aps_deploy.training.curves import CURVES_FILE, save_curves
 from aps_deploy.training.data import TrainData, find_data
-from aps_deploy.training.image_files import too_many_unreadable
 from aps_deploy.training.images import LabelledImages
 from aps_deploy.training.interrupt import StopRequest
 from aps_deploy.training.metrics import METRICS_FILE, append_metrics, keep_epochs, last_metrics, read_metrics
 from aps_deploy.training.outputs import BEST_FILE, SETTINGS_FILE, check_out_dir, owned_out_dir
-from aps_deploy.training.precision import Arithmetic, find_arithmetic, find_device
+from aps_deploy.training.precision import Arithmetic, find_arithmetic, find_device, without_tf32
 from aps_deploy.training.process import Process, joined_processes
 from aps_deploy.training.recipes import Recipe, recipe_for, recipe_name
 from aps_deploy.training.run import Run
 from aps_deploy.training.settings import TrainSettings, continued
+from aps_deploy.training.sources import too_many_unreadable
 from aps_deploy.training.state import STATE_FILE, Position, load_state, restore_random_states, seed_everything
 from aps_deploy.training.step import NonFiniteLoss, train_epoch
 from aps_deploy.training.validate import Validation, validate
@@ -58,6 +58,8 @@ class TrainResult:
     """`SIGINT` or `SIGTERM` when the run was stopped, with everything saved; else None."""
     is_main: bool = True
     """Whether this process speaks for the run."""
+    precision: str | None = None
+    """Number format of the steps, which `auto` chooses by the machine; None of a run that ended before it was known."""
 
     @property
     def checkpoint(self) -> Path:
@@ -174,6 +176,7 @@ def main(run: Run, stored: dict[str, Any] | None) -> TrainResult:
         ExitStack() as owned,
         StopRequest(is_patient=not process.is_alone) as stop,
         Progress(run.settings.progress if process.is_main else False) as progress,
+        without_tf32(),
     ):
         process.on_main(lambda: owned.enter_context(owned_out_dir(run.out_dir, is_new=stored is None)))
         owned.enter_context(run.writer)
@@ -197,6 +200,7 @@ def main(run: Run, stored: dict[str, Any] | None) -> TrainResult:
         test,
         stop.signal_name,
         process.is_main,
+        run.trainer.arithmetic.name,
     )
 
 
@@ -214,6 +218,7 @@ def fit(run: Run, stop: StopRequest, progress: Progress) -> None:
         validation = None
         if complete and data.validation is not None:
             with_shifts = bool(run.settings.validate_consistency)
+            run.trainer.take_statistics_of_main()
             validation = _measure(
                 run, run.trainer.result, "validation", data.validation, stop, progress, with_shifts=with_shifts
             )
@@ -330,7 +335,8 @@ def _measure(
         process=run.process,
     )
     if found is not None and found.num_unreadable > recipe.max_unreadable_images:
-        raise too_many_unreadable(images.unreadable, recipe.max_unreadable_images)
+        # The number is the sum over the processes, so all of them are here; the image may be known to one only.
+        raise too_many_unreadable(run.process.gather(images.unreadable[-1:]), recipe.max_unreadable_images)
     return found
 
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -32,6 +34,23 @@ class Arithmetic:
     def name(self) -> str:
         """Name of the number format as settings spell it."""
         return {torch.float32: "float32", torch.bfloat16: "bf16", torch.float16: "fp16"}[self.dtype]
+
+
+@contextlib.contextmanager
+def without_tf32() -> Iterator[None]:
+    """Within this block products and convolutions of float32 are float32 on a GPU too.
+
+    PyTorch's own default is TF32, with 10 bits of the fraction, for cuDNN's convolutions. Algorithms are not chosen by
+    timing them (`cudnn.benchmark`): a run that is continued could get others, and end with other numbers.
+    """
+    before = torch.get_float32_matmul_precision()
+    cudnn = torch.backends.cudnn
+    torch.set_float32_matmul_precision("highest")
+    try:
+        with cudnn.flags(enabled=cudnn.enabled, benchmark=False, deterministic=cudnn.deterministic, allow_tf32=False):
+            yield
+    finally:
+        torch.set_float32_matmul_precision(before)
 
 
 def find_device(name: str | None) -> torch.device:

@@ -8,7 +8,7 @@ process calls them, in the same order.
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
@@ -68,6 +68,24 @@ class Process:
             dist.all_reduce(moved)
             values = moved.to(values.device)
         return values
+
+    def take_from_main(self, tensors: Iterable[Tensor]) -> None:
+        """Give each of these tensors the values that it has in the main process."""
+        if self.is_alone:
+            return
+        on_gpu = dist.get_backend() == "nccl"
+        for tensor in tensors:
+            moved = tensor.detach().cuda(self.local_rank) if on_gpu else tensor.detach().clone()
+            dist.broadcast(moved, src=0)
+            tensor.detach().copy_(moved)
+
+    def gather(self, items: Sequence[str]) -> list[str]:
+        """Return the texts of all processes, in the order of their ranks."""
+        if self.is_alone:
+            return list(items)
+        found: list[list[str] | None] = [None] * self.world_size
+        dist.all_gather_object(found, list(items))
+        return [item for part in found if part is not None for item in part]
 
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set in any process."""

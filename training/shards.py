@@ -4,20 +4,25 @@ The format is that of the `webdataset` library (https://github.com/webdataset/we
 library itself streams shards, in an order that cannot be taken up in the middle; here they are looked through once and
 their images are read by position, so that shards are shuffled, shared among processes and resumed like any other
 images, and give the same run. They must lie on a file system and must not be compressed.
+
+Imports no torch: an ONNX file is evaluated on shards without it.
 """
 
 from __future__ import annotations
 
+import logging
 import tarfile
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-import torch
-from torch import Tensor
+import numpy as np
+import numpy.typing as npt
 
 from aps_deploy.errors import InputError
 from aps_deploy.files import read_lines
 from aps_deploy.training.sources import Member
+
+_LOGGER = logging.getLogger(__name__)
 
 CLASSES_FILE = "classes.txt"
 _IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp"})
@@ -29,7 +34,7 @@ def find_shards(folder: Path) -> list[Path]:
     return sorted(folder.glob("*.tar"))
 
 
-def read_shards(shards: Sequence[Path]) -> tuple[list[Member], Tensor]:
+def read_shards(shards: Sequence[Path]) -> tuple[list[Member], npt.NDArray[np.int64]]:
     """Return where the images of some shards lie, and their labels (N,) int64; nothing is decoded.
 
     Raises:
@@ -45,10 +50,10 @@ def read_shards(shards: Sequence[Path]) -> tuple[list[Member], Tensor]:
         raise InputError(
             f"{shards[0].parent} holds {len(shards)} shards without a sample; expected are KEY.jpg, KEY.cls."
         )
-    return members, torch.tensor(labels)
+    return members, np.asarray(labels, np.int64)
 
 
-def class_names_of(folder: Path, labels: Tensor) -> list[str]:
+def class_names_of(folder: Path, labels: npt.NDArray[np.int64]) -> list[str]:
     """Return the names of the classes: the lines of `classes.txt`, or else their numbers.
 
     Raises:
@@ -61,6 +66,46 @@ def class_names_of(folder: Path, labels: Tensor) -> list[str]:
     if largest >= len(names):
         raise InputError(f"{folder / CLASSES_FILE} names {len(names)} classes, but the shards hold a label {largest}.")
     return names
+
+
+def labels_for(
+    folder: Path, numbers: npt.NDArray[np.int64], class_names: Sequence[str] | None, num_classes: int | None
+) -> npt.NDArray[np.int64] | None:
+    """Return the labels (N,) int64 of images of shards as positions among the classes of a network.
+
+    Args:
+        folder: Where `classes.txt` is, if there is one; its names decide where the network has names too.
+        numbers: (N,) int64, the labels that the shards hold; without names on both sides they are the positions.
+        class_names: The network's.
+        num_classes: The network's. Where it has no names and `classes.txt` names another number of classes, no label
+            can be told, and the result is None.
+
+    Raises:
+        InputError: a class is none of the network's.
+    """
+    named = class_names_of(folder, numbers) if (folder / CLASSES_FILE).is_file() else None
+    if named is not None and class_names is not None:
+        position = {name: index for index, name in enumerate(class_names)}
+        unknown = [named[number] for number in np.unique(numbers).tolist() if named[number] not in position]
+        if unknown:
+            raise InputError(
+                f"{folder / CLASSES_FILE} names {unknown[0]}, which is none of the model's {len(class_names)} classes; "
+                "give the classes the model's names."
+            )
+        return np.asarray([position[named[number]] for number in numbers.tolist()], np.int64)
+    if named is not None and num_classes not in (None, len(named)):
+        _LOGGER.warning(
+            "accuracy is not measured: the model has %d classes and no names for them, %s names %d classes",
+            num_classes, folder / CLASSES_FILE, len(named),
+        )  # fmt: skip
+        return None
+    count = num_classes if class_names is None else len(class_names)
+    if count is not None and int(numbers.max()) >= count:
+        raise InputError(
+            f"the shards of {folder} hold a label {int(numbers.max())}, but the model has {count} classes, from 0 on; "
+            f"name the classes of the shards in {folder / CLASSES_FILE}."
+        )
+    return numbers
 
 
 def _samples(shard: Path) -> Iterator[tuple[Member, int]]:

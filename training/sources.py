@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -49,3 +50,14 @@ def load_source(source: Source) -> Image.Image:
     except OSError as error:
         raise InputError(f"image {source} cannot be read ({error.strerror}); the shard is gone or damaged.") from error
     return decode_image(io.BytesIO(content), f"image {source}")
+
+
+def too_many_unreadable(unreadable: Sequence[str], limit: int) -> InputError:
+    """Return the error for more unreadable images than are to be skipped; without any to skip, the image's own."""
+    if limit == 0 and unreadable:
+        return InputError(unreadable[-1])
+    example = f" One of them: {unreadable[-1]}" if unreadable else ""
+    return InputError(
+        f"more than {limit} images cannot be read, which --max-unreadable-images allows to skip; mend them, or "
+        f"raise it.{example}"
+    )

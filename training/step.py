@@ -19,12 +19,12 @@ from torch.optim.swa_utils import AveragedModel
 from aps_deploy.errors import ApsError
 from aps_deploy.models import SelectingNetwork
 from aps_deploy.training.augment import augment, draw, normalise
-from aps_deploy.training.image_files import too_many_unreadable
 from aps_deploy.training.images import UNREADABLE, LabelledImages
 from aps_deploy.training.precision import Arithmetic
 from aps_deploy.training.process import Process
 from aps_deploy.training.recipes import Recipe
 from aps_deploy.training.schedule import Schedule
+from aps_deploy.training.sources import too_many_unreadable
 from aps_deploy.training.state import Position
 
 
@@ -87,6 +87,14 @@ class Trainer:
     def result(self) -> SelectingNetwork:
         """The network that is validated and kept: the average where there is one."""
         return self.model if self.average is None else cast(SelectingNetwork, self.average.module)
+
+    def take_statistics_of_main(self) -> None:
+        """Give the result the batch norms' statistics of the main process, which are the ones that are kept.
+
+        The parameters are the same in all processes; without `--sync-batch-norm` each has statistics of its own images,
+        and validation that is shared among them would measure several networks.
+        """
+        self.process.take_from_main(self.result.buffers())
 
     def index_batches(self, images: LabelledImages, epoch: int) -> list[Tensor]:
         """Return the image indices of every step of an epoch, of all processes together."""
@@ -239,5 +247,7 @@ def _settle(
         position.num_seen -= int(unreadable)
         position.num_unreadable += int(unreadable)
     if position.num_unreadable > trainer.recipe.max_unreadable_images:
-        raise too_many_unreadable(images.unreadable, trainer.recipe.max_unreadable_images)
+        # The sum is the same in all processes, so all of them are here; the image may be known to one only.
+        found = trainer.process.gather(images.unreadable[-1:])
+        raise too_many_unreadable(found, trainer.recipe.max_unreadable_images)
     pending.clear()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import re
 import tarfile
 from pathlib import Path
 
@@ -13,12 +14,15 @@ import torch
 import webdataset
 
 from aps_deploy.errors import InputError
+from aps_deploy.models import create_model, save_checkpoint
+from aps_deploy.preprocessing import CIFAR10
 from aps_deploy.training.data import find_data, load_data
+from aps_deploy.training.evaluate import EvaluateSettings, evaluate
 from aps_deploy.training.image_files import FileImages
 from aps_deploy.training.loop import run_training
 from aps_deploy.training.metrics import TIMED, read_metrics
 from aps_deploy.training.recipes import RECIPES
-from aps_deploy.training.shards import find_shards, read_shards
+from aps_deploy.training.shards import find_shards, labels_for, read_shards
 from aps_deploy.training.sources import Member
 from tests.training.conftest import CLASSES, Settings
 
@@ -49,7 +53,7 @@ def shards(data_folder: Path, tmp_path: Path) -> Path:
 def test_the_library_reads_the_same(shards: Path) -> None:
     names = [str(path) for path in find_shards(shards / "train")]
     members, labels = read_shards([Path(name) for name in names])
-    images = FileImages(members, labels, find_data(shards, RECIPE).preprocessing, workers=0)
+    images = FileImages(members, torch.from_numpy(labels), find_data(shards, RECIPE).preprocessing, workers=0)
     ((ours, our_labels),) = images.batches([torch.arange(len(images))])
     samples = list(webdataset.WebDataset(names, shardshuffle=False).decode("rgb8").to_tuple("png", "cls"))
     assert len(samples) == len(images) == 48 and len(names) == 5
@@ -127,3 +131,48 @@ def test_a_truncated_shard(shards: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:3000])
     with pytest.raises(InputError, match=r"shard .*0002\.tar cannot be read"):
         find_data(shards, RECIPE)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    torch.manual_seed(3)
+    path = tmp_path_factory.mktemp("network") / "network.safetensors"
+    model = create_model("resnet20", num_classes=3).eval()
+    return save_checkpoint(path, model, preprocessing=CIFAR10, class_names=CLASSES)
+
+
+def evaluation(model: Path, data: Path, **more: object) -> dict[str, object]:
+    chosen = {"device": "cpu", "shifts": 2, "shift_images": 3, "progress": False, **more}
+    return evaluate(EvaluateSettings(model=model, data=data, **chosen)).to_dict()  # type: ignore[arg-type]
+
+
+def test_shards_are_evaluated_as_class_folders_are(network: Path, shards: Path, data_folder: Path) -> None:
+    expected = evaluation(network, data_folder)
+    assert evaluation(network, shards) == expected and expected["num_images"] == 12
+    assert {**evaluation(network, shards / "test"), "split": "test"} == expected, "numbers alone"
+    assert evaluation(network, shards, images=6) == evaluation(network, data_folder, images=6)
+
+
+def test_classes_of_shards_that_do_not_fit(shards: Path) -> None:
+    numbers = np.array([0, 2])
+    assert labels_for(shards, numbers, ("red", "blue", "green"), None).tolist() == [1, 0]
+    assert labels_for(shards, numbers, None, 3).tolist() == [0, 2]
+    assert labels_for(shards, numbers, None, 1000) is None
+    with pytest.raises(InputError, match=r"classes\.txt names red, which is none of the model's 2 classes"):
+        labels_for(shards, numbers, ("blue", "green"), None)
+    with pytest.raises(InputError, match="hold a label 2, but the model has 2 classes"):
+        labels_for(shards / "test", numbers, None, 2)
+
+
+def test_unreadable_images_are_left_out_of_an_evaluation(network: Path, shards: Path) -> None:
+    shard = find_shards(shards / "test")[0]
+    members, _ = read_shards([shard])
+    content = bytearray(shard.read_bytes())
+    for place in (members[1], members[4]):
+        content[place.offset : place.offset + place.size] = bytes(place.size)
+    shard.write_bytes(content)
+    found = evaluation(network, shards, max_unreadable_images=2)
+    assert (found["num_images"], found["num_unreadable"]) == (10, 2)
+    for limit, message in ((1, "more than 1 images cannot be read"), (None, f"image {members[1]} cannot be read")):
+        with pytest.raises(InputError, match=re.escape(message)):
+            evaluation(network, shards, max_unreadable_images=limit)

@@ -11,10 +11,12 @@ import torch
 from aps_deploy.errors import InputError
 from aps_deploy.training.image_files import FileImages, open_images
 from aps_deploy.training.images import UNREADABLE
-from aps_deploy.training.loop import run_training
+from aps_deploy.training.loop import main, run_training, setup
 from aps_deploy.training.metrics import read_metrics
+from aps_deploy.training.process import Process
 from aps_deploy.training.settings import TrainSettings
 from tests.training.conftest import Settings, write_class_folders
+from tests.training.ranks import run_ranks
 from tests.training.test_data import FAST_PREPROCESSING
 
 LARGE: dict[str, Any] = {"arch": "resnet20", "image_size": 100, "workers": 1, "batch_size": 4, "epochs": 2}
@@ -54,10 +56,35 @@ def test_more_of_them_stop_the_run_which_goes_on_with_a_higher_limit(
         run_training(settings(data=damaged, out_dir=tmp_path / "strict", **LARGE))
 
 
+def errors_of(process: Process, runs: list[TrainSettings]) -> list[str]:
+    """Return what the runs ended with in one of the processes."""
+    found = []
+    for settings in runs:
+        with pytest.raises(InputError) as failure:
+            main(*setup(settings, process))
+        found.append(str(failure.value))
+    return found
+
+
+def test_all_processes_say_which_image_it_was(tmp_path: Path, settings: Settings) -> None:
+    """One of two processes meets the image, while training and while validating."""
+    runs = []
+    for part in ("train", "test"):
+        data = tmp_path / part
+        for name in ("train", "test"):
+            write_class_folders(data / name, per_class=2, side=100)
+        (data / part / "red" / "001.png").write_bytes(b"no image")
+        runs.append(settings(data=data, out_dir=tmp_path / f"{part}-run", **{**LARGE, "workers": 0, "batch_size": 2}))
+    main_process, other = run_ranks(errors_of, tmp_path / "ranks", runs)
+    assert main_process == other
+    for part, message in zip(("train", "test"), main_process, strict=True):
+        assert message.startswith(f"image {tmp_path / part / part / 'red' / '001.png'} cannot be read")
+
+
 @pytest.mark.parametrize("workers", [0, 2])
 def test_what_stands_in_for_them(damaged: Path, workers: int) -> None:
     paths = sorted((damaged / "train").rglob("*.png"))
-    images = FileImages(paths, torch.arange(12), FAST_PREPROCESSING, workers=workers, skips_unreadable=True)
+    images = FileImages(paths, torch.arange(12), FAST_PREPROCESSING, workers=workers)
     found = list(images.batches(list(torch.arange(12).split(3))))
     labels = torch.cat([part for _, part in found])
     broken = [0, 10]

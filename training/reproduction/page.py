@@ -85,7 +85,7 @@ def _main_rows(table: Table, records: dict[str, Record]) -> list[list[str]]:
     first, shifts = table.protocols[0], table.evaluate["shifts"]
     head = ["network", "augmentation", "criterion", "seeds run", "accuracy", f"consistency, {first}"]
     tried = [f"same class, shifts: {shifts}", f"same bits, shifts: {shifts}"] if shifts != "none" else []
-    rows = [[*head, *tried, "minutes of training"]]
+    rows = [[*head, *tried, "minutes of training", "trained on"]]
     for group in _groups(table):
         run = [records[row.name] for row in group if row.name in records]
         found = [record.evaluation(first) for record in run]
@@ -99,7 +99,7 @@ def _main_rows(table: Table, records: dict[str, Record]) -> list[list[str]]:
             cells.append(spread(entry["consistency"]["top1_percent"] for entry in found))
             cells.append(spread(entry["consistency"]["identical_pairs_percent"] for entry in found))
         minutes = spread((record.document["train_seconds"] / 60 for record in run), unit="", digits=1)
-        rows.append([*cells, minutes])
+        rows.append([*cells, minutes, "; ".join(sorted({record.describe_run() for record in run})) or _NOT_RUN])
     return rows
 
 
@@ -146,11 +146,10 @@ def spread(values: Iterable[float], *, unit: str = " %", digits: int = 2) -> str
 def _commands(table: Table, records: dict[str, Record]) -> str:
     lines = []
     for row in table.rows:
-        if row.name in records:
-            document = records[row.name].document
-            commands: Sequence[str] = [*document["train_commands"], *document["evaluate_commands"]]
-        else:
-            commands = [train_command(row, table), *(evaluate_command(row, table, name) for name in table.protocols)]
+        # Not the commands that are kept: older files have them without the processes and the device.
+        run = records[row.name].document if row.name in records else None
+        commands = [train_command(row, table, run)]
+        commands += [evaluate_command(row, table, protocol, run) for protocol in table.protocols]
         state = "" if row.name in records else f" ({_NOT_RUN})"
         lines.append(f"- {row.name}{state}\n\n" + "\n".join(f"      {command}" for command in commands) + "\n")
     return "\n".join(lines)

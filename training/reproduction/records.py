@@ -38,6 +38,14 @@ class Record:
     metrics: list[dict[str, Any]]
     document: dict[str, Any]
 
+    def describe_run(self) -> str:
+        """Return on how many processes, on which device and in which number format it was trained."""
+        processes = self.document.get("num_processes", 1)
+        declared = self.row.settings.get("precision")
+        precision = self.document.get("precision") or (declared if declared != "auto" else None)
+        where = f"{processes} process{'' if processes == 1 else 'es'}, {self.document['device']}"
+        return f"{where}, {precision or 'number format not kept'}"
+
     def evaluation(self, protocol: str) -> dict[str, Any]:
         """Return what `aps-deploy evaluate --protocol` measured."""
         found: dict[str, Any] = self.document["evaluations"][protocol]
@@ -81,17 +89,34 @@ def read_record(folder: Path, table: Table, row: Row) -> Record | None:
     return Record(row, read_metrics(metrics), document)
 
 
-def train_command(row: Row, table: Table) -> str:
-    """Return the command that trains a row; DATA stands for the folder of the images."""
+def train_command(row: Row, table: Table, run: Mapping[str, Any] | None = None) -> str:
+    """Return the command that trains a row; DATA stands for the folder of the images.
+
+    Args:
+        row: The declared run.
+        table: Where it is declared.
+        run: The `row.json` of a row that was run, for what the declaration leaves to the machine or to who runs it:
+            processes, device, and number format. Some may be missing in files of older versions.
+    """
     words = ["aps-deploy", "train", "--data", "DATA", "--out-dir", f"runs/{table.name}/{row.name}"]
-    return shlex.join([*words, *_options(row.settings)])
+    return shlex.join([*words, *_options({**row.settings, **_conditions(run or {})})])
 
 
-def evaluate_command(row: Row, table: Table, protocol: str) -> str:
-    """Return the command that evaluates a trained row by one protocol."""
+def evaluate_command(row: Row, table: Table, protocol: str, run: Mapping[str, Any] | None = None) -> str:
+    """Return the command that evaluates a trained row by one protocol; `run` as in `train_command`."""
     checkpoint = f"runs/{table.name}/{row.name}/best.safetensors"
     words = ["aps-deploy", "evaluate", checkpoint, "--data", "DATA", "--protocol", protocol]
-    return shlex.join([*words, *_options(table.evaluation_of(protocol)), "--json"])
+    device = {"device": run["device"]} if run and run.get("device") else {}
+    limit = {key: row.settings[key] for key in ("max_unreadable_images",) if key in row.settings}
+    return shlex.join([*words, *_options({**table.evaluation_of(protocol), **limit, **device}), "--json"])
+
+
+def _conditions(run: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how a row was run, as options of `aps-deploy train`."""
+    found = {"device": run.get("device"), "precision": run.get("precision")}
+    if run.get("num_processes", 1) > 1:
+        found["nproc_per_node"] = run["num_processes"]
+    return {key: value for key, value in found.items() if value is not None}
 
 
 def _options(settings: Mapping[str, Any]) -> list[str]:

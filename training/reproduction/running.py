@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from aps_deploy.errors import InputError
 from aps_deploy.training.launch import LaunchSettings, launch
 from aps_deploy.training.metrics import METRICS_FILE, read_metrics
+from aps_deploy.training.recipes import Recipe, recipe_for
 from aps_deploy.training.reproduction.records import evaluate_command, keep_row, read_record, train_command
 from aps_deploy.training.reproduction.table import Row, Table
 from aps_deploy.training.settings import TrainSettings
@@ -53,27 +54,63 @@ def run_table(table: Table, settings: ReproduceSettings) -> str | None:
         The signal that stopped it, with everything saved, or None.
 
     Raises:
-        InputError: no row is named so, or a row that was begun or kept is not the declared one.
+        InputError: no row is named so, there are no images to evaluate on, or a row that was begun or kept is not the
+            declared one.
         ApsError: a run failed; the rows before it are kept.
     """
     rows = [row for row in table.rows if fnmatch(row.name, settings.only)]
     if not rows:
         names = ", ".join(row.name for row in table.rows)
         raise InputError(f"no row of {table.name} is named {settings.only}; its rows are {names}.")
+    missing = {row.name for row in rows if read_record(settings.results_dir, table, row) is None}
+    for row in rows:
+        if row.name in missing:
+            _check_evaluation(table, row, settings)
+            break
     for number, row in enumerate(rows, 1):
-        if read_record(settings.results_dir, table, row) is not None:
+        if row.name not in missing:
             continue
         _LOGGER.info("row %d of %d: %s", number, len(rows), row.name)
         result = _train(table, row, settings)
         if result.interrupted_by is not None:
             return result.interrupted_by
+        measured = _measured(table, row, settings, result)
         document = {
-            "train_commands": [train_command(row, table)],
-            "evaluate_commands": [evaluate_command(row, table, protocol) for protocol in table.protocols],
-            **_measured(table, settings, result),
+            "train_commands": [train_command(row, table, measured)],
+            "evaluate_commands": [evaluate_command(row, table, protocol, measured) for protocol in table.protocols],
+            **measured,
         }
         keep_row(settings.results_dir / table.name / row.name, row, result.out_dir / METRICS_FILE, document)
     return None
+
+
+def _check_evaluation(table: Table, row: Row, settings: ReproduceSettings) -> None:
+    """Look for the images of the evaluation: hours of training must not end in finding that there are none.
+
+    Raises:
+        InputError: they are not there.
+    """
+    from aps_deploy.training.data import preprocessing_of
+    from aps_deploy.training.evaluation_images import find_evaluation_images
+
+    if row.settings.get("download") and not settings.data.is_dir():
+        return  # training fetches them, the test images too
+    find_evaluation_images(
+        settings.data,
+        table.evaluate["split"],
+        preprocessing_of(_recipe(row)),
+        class_names=None,
+        num_classes=None,
+        limit=None,
+        seed=0,
+    )
+
+
+def _recipe(row: Row) -> Recipe:
+    from aps_deploy.models import network_spec
+
+    settings = TrainSettings(**row.settings, data=Path("DATA"), out_dir=Path(row.name))  # neither decides anything
+    return recipe_for(settings, network_spec(row.network).family)
 
 
 def _train(table: Table, row: Row, settings: ReproduceSettings) -> TrainResult:
@@ -98,7 +135,7 @@ def _train(table: Table, row: Row, settings: ReproduceSettings) -> TrainResult:
     return result
 
 
-def _measured(table: Table, settings: ReproduceSettings, result: TrainResult) -> dict[str, Any]:
+def _measured(table: Table, row: Row, settings: ReproduceSettings, result: TrainResult) -> dict[str, Any]:
     """Return the evaluations of a trained row, and on what it was trained and evaluated."""
     from aps_deploy.training.evaluate import EvaluateSettings, evaluate
     from aps_deploy.verification.machine import machine
@@ -113,6 +150,7 @@ def _measured(table: Table, settings: ReproduceSettings, result: TrainResult) ->
                 **table.evaluation_of(protocol),
                 device=settings.device,
                 progress=settings.progress,
+                max_unreadable_images=_recipe(row).max_unreadable_images,
             )
         )
         evaluations[protocol] = _short(found.to_dict())
@@ -123,6 +161,7 @@ def _measured(table: Table, settings: ReproduceSettings, result: TrainResult) ->
         "train_seconds": sum(line["train_seconds"] for line in lines),
         "num_processes": settings.nproc_per_node,
         "device": evaluations[table.protocols[0]]["device"],
+        "precision": result.precision,
         "machine": machine(),
         "evaluations": evaluations,
     }

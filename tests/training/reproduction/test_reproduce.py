@@ -119,7 +119,9 @@ def check_page(folder: Path, data_folder: Path) -> None:
         (line,) = [line for line in text.splitlines() if line.startswith(f"| `{network}` ") and "2 of 2" in line]
         assert [cell.strip() for cell in line.split("|")][5:7] == expected
     assert "94.2 %" in text and "Reported by others, not measured here" in text
+    assert text.count("| 1 process, cpu, float32 |") == 2, "two seeds of two networks"
     commands = [line.strip() for line in text.splitlines() if line.startswith("      aps-deploy")]
+    assert all("--device cpu" in command for command in commands)
     assert len(commands) == 4 * 3 and str(folder) not in text and str(data_folder) not in text
     for command in commands:
         _, verb, *rest = shlex.split(command)
@@ -160,6 +162,16 @@ def test_refusals(reproduce: Reproduce, data_folder: Path) -> None:
     ):
         result = reproduce(*words)
         assert result.exit_code == 2 and message in result.output
+
+
+def test_the_images_of_the_evaluation_are_looked_for_first(
+    reproduce: Reproduce, data_folder: Path, tmp_path: Path
+) -> None:
+    shutil.copytree(data_folder / "train", tmp_path / "data" / "train")
+    shutil.copytree(data_folder / "test", tmp_path / "data" / "val")
+    result = reproduce("--data", "data", "--device", "cpu", "--no-progress")
+    assert result.exit_code == 2 and "--split is test, but data holds val, train" in result.output
+    assert not (tmp_path / "runs").exists(), "nothing was trained"
 
 
 def test_spread() -> None:
