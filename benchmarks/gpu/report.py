@@ -19,6 +19,7 @@ import functools
 import importlib.metadata
 import sys
 import tempfile
+import traceback
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -66,7 +67,12 @@ def main() -> int:
         return 2
     status = 0
     for part in options.only or ROW_KEYS:
-        status = max(status, _measure(part, result, options, for_pytest))
+        try:
+            status = max(status, _measure(part, result, options, for_pytest))
+        except Exception as error:  # between its rows: the other parts are still worth measuring
+            traceback.print_exc()
+            result.fail(part, error)
+            status = 1
     print(result.path)
     return status
 

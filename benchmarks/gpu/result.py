@@ -76,6 +76,11 @@ class Result:
             self.put(name, {"finished": False, **settings, "rows": rows})
         self.put(name, {"finished": True, **settings, "rows": rows})
 
+    def fail(self, name: str, error: Exception) -> None:
+        """Say why a part came to its end between its rows; those it has stay."""
+        part = self.document["parts"].get(name, {"finished": False, "rows": []})
+        self.put(name, {**part, "failed": told(error)})
+
     def failures(self, name: str) -> list[str]:
         """Return why rows of a part failed."""
         return [str(row["failed"]) for row in self.document["parts"][name]["rows"] if "failed" in row]
@@ -88,12 +93,17 @@ def attempted(key: dict[str, Any], measure: Callable[[], dict[str, Any]]) -> dic
     except ApsError as error:
         return {**key, "skipped": str(error)}
     except Exception as error:  # of any library: the other rows are still worth measuring
-        failed = {**key, "failed": f"{type(error).__name__}: {one_line(str(error))}"}
+        failed = {**key, "failed": told(error)}
     # Only here, where the error holds the frames of the call no more: what it left would be missing in the next row.
     gc.collect()
     with contextlib.suppress(Exception):
         torch.cuda.empty_cache()
     return failed
+
+
+def told(error: Exception) -> str:
+    """Return an error in one line."""
+    return f"{type(error).__name__}: {one_line(str(error))}"
 
 
 def one_line(text: str) -> str:

@@ -82,6 +82,22 @@ def test_parts_of_several_commands_are_one_result_and_what_breaks_is_a_row(
     assert rows[0]["median"] is None and parts_of(tmp_path)["tests"]["rows"]
 
 
+def test_a_part_that_breaks_between_its_rows_does_not_take_the_next_with_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken() -> str:
+        raise RuntimeError("no compiler\nfor this GPU")
+
+    monkeypatch.setattr(selection_bandwidth, "why_not_here", broken)
+    monkeypatch.setattr(report, "beside", lambda *names, **settings: {"median": 1.0})
+    pair = ("--pairs", "a:b", "--runtimes", "torch")
+    assert run(monkeypatch, tmp_path, "--only", "bits", "--only", "networks", *pair) == 1
+    parts = parts_of(tmp_path)
+    assert parts["bits"] == {"finished": False, "rows": [], "failed": "RuntimeError: no compiler for this GPU"}
+    assert parts["networks"]["finished"] and parts["networks"]["rows"][0]["median"] == 1.0
+    assert "Traceback" in capsys.readouterr().err
+
+
 def test_results_of_another_environment_are_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
