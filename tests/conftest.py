@@ -8,6 +8,12 @@ from collections.abc import Iterator
 import pytest
 
 
+def pytest_addoption(parser: pytest.Parser, pluginmanager: pytest.PytestPluginManager) -> None:
+    if not pluginmanager.hasplugin("timeout"):
+        # pyproject.toml sets it, and a key that no plugin declares is an error.
+        parser.addini("timeout", "seconds of a test; nothing without pytest-timeout, which is not installed")
+
+
 @pytest.fixture(autouse=True)
 def no_handler_left() -> Iterator[None]:
     """A command logs to the standard error of its own test, which is closed when the next test logs."""

@@ -1,5 +1,8 @@
 """Runs `benchmarks.gpu.report`."""
 
+import sys
+
 from benchmarks.gpu.report import main
 
-main()
+if __name__ == "__main__":
+    sys.exit(main())

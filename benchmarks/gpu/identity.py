@@ -50,11 +50,6 @@ SETTINGS = (
 )
 
 
-def sweep(num_images: int, num_shifts: int) -> list[dict[str, Any]]:
-    """Return a record for every type and every one of `SETTINGS`."""
-    return [measure(dtype, settings, num_images, num_shifts) for dtype in DTYPES for settings in SETTINGS]
-
-
 def measure(dtype: torch.dtype, settings: CudnnSettings, num_images: int, num_shifts: int) -> dict[str, Any]:
     """Return of how many shifted images the logits are the same bits, and how far the others are off."""
     layout = torch.channels_last if settings.channels_last else torch.contiguous_format
@@ -70,14 +65,20 @@ def measure(dtype: torch.dtype, settings: CudnnSettings, num_images: int, num_sh
     with torch.inference_mode(), flags:
         still = model(images.contiguous(memory_format=layout))
         moved = [model(image.contiguous(memory_format=layout)) for image in _shifted(images, num_shifts)]
-    return {"dtype": str(dtype).removeprefix("torch."), **asdict(settings), **compared(still, moved)}
+    return {**named(dtype, settings), **compared(still, moved)}
+
+
+def named(dtype: torch.dtype, settings: CudnnSettings) -> dict[str, Any]:
+    """Return what tells a record apart."""
+    return {"dtype": str(dtype).removeprefix("torch."), **asdict(settings)}
 
 
 def compared(still: Tensor, moved: list[Tensor]) -> dict[str, Any]:
     """Return how many rows of logits (N, classes) in ``moved`` are the same bits as those of ``still``."""
     same = sum(int((logits == still).all(dim=1).sum()) for logits in moved)
-    difference = max(float((logits.double() - still.double()).abs().max()) for logits in moved)
-    return {"identical": same, "of": len(moved) * len(still), "largest_difference": difference}
+    # By torch, whose maximum of a NaN is a NaN wherever it stands.
+    differences = torch.stack([(logits.double() - still.double()).abs().max() for logits in moved])
+    return {"identical": same, "of": len(moved) * len(still), "largest_difference": float(differences.max())}
 
 
 def _shifted(images: Tensor, num_shifts: int) -> Iterable[Tensor]:

@@ -1,7 +1,12 @@
 """What a CUDA machine shows: its GPU, the tests marked `gpu`, the kernels, networks with and without selection.
 
-    python -m benchmarks.gpu                                    # benchmarks/results/<gpu>.json: some ten minutes
-    python -m benchmarks.gpu --tests tests.xml --output DIR     # as ./scripts/gpu-test does, with JUnit XML
+    python -m benchmarks.gpu                                 # all into benchmarks/results/<gpu>.json: twenty minutes
+    python -m benchmarks.gpu --only tests -k triton          # one part of it; pytest takes what is no option of ours
+    python -m benchmarks.gpu --only bandwidth --only bits    # into the same file, beside the tests
+    python -m benchmarks.gpu --join FIRST.json SECOND.json   # one result from those of several folders
+
+The file is written after every test and every row: a run that is killed leaves what it did, its part marked as not
+finished. What does not run or breaks is a row that says why. The exit code is 1 where a test or a row failed.
 
 Each network with selection runs beside the same one with a plain blur, in one runtime after the other: PyTorch, PyTorch
 compiled, ONNX Runtime, and TensorRT where there is one that runs on the GPU. Times are the GPU's, by CUDA events.
@@ -10,14 +15,17 @@ compiled, ONNX Runtime, and TensorRT where there is one that runs on the GPU. Ti
 from __future__ import annotations
 
 import argparse
+import functools
 import importlib.metadata
+import sys
 import tempfile
+import traceback
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
-from xml.etree import ElementTree
 
 from aps_deploy.bench.files import FileSettings, measure_files
-from aps_deploy.errors import ApsError
+from aps_deploy.errors import InputError
 from aps_deploy.export import export_checkpoint
 from aps_deploy.export.engines import EngineSettings, Profile, export_engine
 from aps_deploy.models import create_model, save_checkpoint
@@ -26,28 +34,80 @@ from aps_deploy.runtimes.tensorrt.gpu import first_gpu
 from aps_deploy.runtimes.tensorrt.toolkit import TOOLKITS, EngineKind
 from benchmarks import selection_bandwidth
 from benchmarks.gpu.networks import MOST_OVER_LPF
+from benchmarks.gpu.result import ROW_KEYS, Entry, Result, joined, read_result
+from benchmarks.gpu.testing import OUTCOMES, run_tests
 from benchmarks.reporting import RESULTS_FOLDER, gpu_file_name, judged, keep
 
 PAIRS = (("resnet20_aps3", "resnet20_lpf3"), ("resnet18_aps3", "resnet18_lpf3"))
 RUNTIMES = ("torch", "torch-compiled", "onnxruntime", "onnxruntime-tensorrt", "tensorrt", "tensorrt-rtx")
 BATCH = 64
-_DISTRIBUTIONS = ("torch", "triton", "onnxruntime-gpu", "tensorrt-cu13", "tensorrt-rtx-cu13", "onnx", "numpy")
+_DISTRIBUTIONS = (
+    "torch",
+    "triton",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "tensorrt-cu13",
+    "tensorrt-rtx-cu13",
+    "onnx",
+    "numpy",
+)
 
 
-def main() -> None:
-    options = _options()
-    document: dict[str, Any] = {"environment": environment()}
-    if options.tests is not None:
-        document["tests"] = tests_of(options.tests)
-    reason = selection_bandwidth.why_not_here()
-    document["kernels"] = {"skipped": reason} if reason is not None else selection_bandwidth.measure()
-    document["batch_size"] = options.batch_size
-    document["measured"] = [
-        beside(selecting, blurred, runtime, device=options.device, batch_size=options.batch_size, rounds=options.rounds)
-        for selecting, blurred in (pair.split(":") for pair in options.pairs)
-        for runtime in options.runtimes
-    ]
-    keep(options.output / gpu_file_name(str(document["environment"]["device"])), document)
+def main() -> int:
+    options, for_pytest = _options()
+    try:
+        if options.join:
+            return _join(options.join, options.output)
+        here = environment()
+        result = Result(options.output / gpu_file_name(str(here["device"])), here)
+        if options.only:
+            result.take_over()
+    except InputError as error:
+        print(f"benchmarks.gpu: {error}", file=sys.stderr)
+        return 2
+    status = 0
+    for part in options.only or ROW_KEYS:
+        try:
+            status = max(status, _measure(part, result, options, for_pytest))
+        except Exception as error:  # between its rows: the other parts are still worth measuring
+            traceback.print_exc()
+            result.fail(part, error)
+            status = 1
+    print(result.path)
+    return status
+
+
+def _measure(part: str, result: Result, options: argparse.Namespace, for_pytest: list[str]) -> int:
+    """Fill a part of the result; return 1 where something of it failed."""
+    if part == "tests":
+        outcomes = options.output / OUTCOMES
+        return int(run_tests(for_pytest, outcomes, functools.partial(result.put, "tests")) != 0)
+    if part == "networks":
+        result.fill("networks", network_entries(options), batch_size=options.batch_size, rounds=options.rounds)
+    elif (reason := selection_bandwidth.why_not_here()) is not None:
+        result.put(part, {"finished": True, "skipped": reason, "rows": []})
+    else:
+        selection_bandwidth.fill(result, part, options.rounds)
+    for failure in (failures := result.failures(part)):
+        print(f"benchmarks.gpu: {part}: {failure}", file=sys.stderr)
+    return int(bool(failures))
+
+
+def network_entries(options: argparse.Namespace) -> Iterator[Entry]:
+    """Yield each pair in each runtime, with the call that measures it."""
+    settings = {"device": options.device, "batch_size": options.batch_size, "rounds": options.rounds}
+    for selecting, blurred in (pair.split(":") for pair in options.pairs):
+        for runtime in options.runtimes:
+            key = {"arch": selecting, "against": blurred, "runtime": runtime}
+            yield key, functools.partial(beside, selecting, blurred, runtime, **settings)
+
+
+def _join(files: list[Path], output: Path) -> int:
+    document = read_result(files[0])
+    for file in files[1:]:
+        document = joined(document, read_result(file), file)
+    keep(output / gpu_file_name(str(document["environment"]["device"])), document)
+    return 0
 
 
 def environment() -> dict[str, Any]:
@@ -70,37 +130,21 @@ def environment() -> dict[str, Any]:
     }
 
 
-def tests_of(junit: Path) -> dict[str, Any]:
-    """Return how many tests passed, which failed, and why the others were skipped, from pytest's JUnit XML."""
-    passed, failed, skipped = 0, list[str](), dict[str, str]()
-    for case in ElementTree.parse(junit).iter("testcase"):
-        name = f"{case.get('classname')}::{case.get('name')}"
-        reason = case.find("skipped")
-        if case.find("failure") is not None or case.find("error") is not None:
-            failed.append(name)
-        elif reason is not None:
-            skipped[name] = str(reason.get("message"))
-        else:
-            passed += 1
-    return {"passed": passed, "failed": failed, "skipped": skipped}
-
-
 def beside(selecting: str, blurred: str, runtime: str, *, device: str, batch_size: int, rounds: int) -> dict[str, Any]:
-    """Return the times of two networks in one runtime, and their ratio; or why they do not run there."""
-    row: dict[str, Any] = {"arch": selecting, "against": blurred, "runtime": runtime}
+    """Return the times of two networks in one runtime, and their ratio.
+
+    Raises:
+        ApsError: they do not run there.
+    """
     with tempfile.TemporaryDirectory() as folder:
-        try:
-            files = [_file(name, runtime, Path(folder), batch_size) for name in (selecting, blurred)]
-            settings = FileSettings(
-                (files[0],), against=files[1], runtimes=(runtime,), device=device, batch_size=batch_size, rounds=rounds
-            )
-            result = measure_files(settings)
-        except ApsError as error:
-            return {**row, "skipped": str(error)}
+        files = [_file(name, runtime, Path(folder), batch_size) for name in (selecting, blurred)]
+        settings = FileSettings(
+            (files[0],), against=files[1], runtimes=(runtime,), device=device, batch_size=batch_size, rounds=rounds
+        )
+        result = measure_files(settings)
     base, own = result.measured
     has_bar = selecting == "resnet18_aps3" and runtime == "torch-compiled" and device == "cuda"
     return {
-        **row,
         "image_size": result.image_size,
         "clock": own.clock,
         "is_stable": own.is_stable and base.is_stable,
@@ -128,13 +172,20 @@ def _file(arch: str, runtime: str, folder: Path, batch_size: int) -> str:
     return str(export_engine(exported, folder / f"{arch}.plan", settings).path)
 
 
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0])
+def _options() -> tuple[argparse.Namespace, list[str]]:
+    # No abbreviations: pytest has options that begin like ours.
+    parser = argparse.ArgumentParser(description=str(__doc__).partition("\n")[0], allow_abbrev=False)
+    parser.add_argument(
+        "--only", action="append", choices=ROW_KEYS, help="a part to measure, beside what the file has; may be repeated"
+    )
+    parser.add_argument("--join", type=Path, nargs="+", metavar="JSON", help="measure nothing: join these results")
     parser.add_argument("--pairs", nargs="+", metavar="A:B", default=[":".join(pair) for pair in PAIRS])
     parser.add_argument("--runtimes", nargs="+", default=RUNTIMES)
     parser.add_argument("--device", default="cuda", help="cuda, or cpu to try the command itself")
     parser.add_argument("--batch-size", type=int, default=BATCH)
-    parser.add_argument("--rounds", type=int, default=20, help="runs of each network in a window")
-    parser.add_argument("--tests", type=Path, metavar="XML", help="how the tests ended, as pytest writes it")
+    parser.add_argument("--rounds", type=int, default=selection_bandwidth.ROUNDS, help="runs of each")
     parser.add_argument("--output", type=Path, default=RESULTS_FOLDER, metavar="DIR")
-    return parser.parse_args()
+    options, others = parser.parse_known_args()
+    if others and (options.join or (options.only and "tests" not in options.only)):
+        parser.error(f"{' '.join(others)}: pytest's arguments, without the tests; add --only tests.")
+    return options, others

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import math
 import subprocess
 import sys
+from typing import Any
 
 import pytest
 import torch
 
 from benchmarks import selection_bandwidth
 from benchmarks.gpu import bandwidth, identity
+from benchmarks.gpu.result import ROW_KEYS
 
 
 def test_maps_are_as_large_as_the_bar_asks() -> None:
@@ -32,39 +35,52 @@ def test_rows_of_logits_count_as_identical_by_their_bits() -> None:
     assert identity.compared(still, moved) == {"identical": 3, "of": 4, "largest_difference": 0.5}
 
 
-def test_every_result_is_in_a_table() -> None:
+def test_a_difference_that_is_no_number_is_not_lost_among_others() -> None:
+    still = torch.tensor([[1.0, 2.0]])
+    moved = [still.clone(), torch.tensor([[1.0, float("nan")]]), torch.tensor([[1.0, 3.0]])]
+    found = identity.compared(still, moved)
+    assert found["identical"] == 1 and math.isnan(found["largest_difference"])
+
+
+def test_every_row_is_in_a_table_and_what_failed_says_why() -> None:
     spread = {"median": 0.8, "lower_quartile": 0.79, "upper_quartile": 0.81}
-    document = {
-        "bandwidth": [
-            {
-                "setting": "1x2x4x4, float32, stride 2",
-                "copy_gb_per_s": 2000.0,
-                "select_gb_per_s": 1600.0,
-                "of_copy": {**spread, "at_least": 0.7, "met": True},
-            }
-        ],
-        "bits_under_shifts": [
-            {
-                "dtype": "float16",
-                "deterministic": True,
-                "benchmark": False,
-                "identical": 31,
-                "of": 32,
-                "largest_difference": 0.1,
-            }
-        ],
-        "compiled": [
-            {
-                "setting": "resnet18_aps3:224:64",
-                "dtype": "float32",
-                "seconds": {"lpf": {"median": 0.02}},
-                "aps/lpf": {**spread, "at_most": 1.1, "met": True},
-            }
-        ],
+    rows: dict[str, dict[str, Any]] = {
+        "bandwidth": {
+            "setting": "1x2x4x4, float32, stride 2",
+            "copy_gb_per_s": 2000.0,
+            "select_gb_per_s": 1600.0,
+            "of_copy": {**spread, "at_least": 0.7, "met": True},
+        },
+        "bits": {
+            "dtype": "float16",
+            "deterministic": True,
+            "benchmark": False,
+            "identical": 31,
+            "of": 32,
+            "largest_difference": 0.1,
+        },
+        "compiled": {
+            "setting": "resnet18_aps3:224:64",
+            "dtype": "float32",
+            "seconds": {"lpf": {"median": 0.02}},
+            "aps/lpf": {**spread, "at_most": 1.1, "met": True},
+        },
     }
-    tables = selection_bandwidth.tables_of(document)
-    assert [table.row_count for table in tables] == [1, 1, 1]
-    assert list(tables[1].columns[1].cells) == ["deterministic"]
+    names = {"bandwidth": "1x2x4x4, float32, stride 2", "bits": "float16, deterministic"}
+    for part in selection_bandwidth.PARTS:
+        key = {name: rows[part][name] for name in ("setting", "dtype") if name in rows[part]}
+        failed = {**key, "failed": "no [/engine]"}
+        table = selection_bandwidth.table_of(part, [rows[part], failed])
+        cells = [list(column.cells) for column in table.columns]
+        assert cells[0][0] == names.get(part, "resnet18_aps3:224:64, float32")
+        assert table.row_count == 2 and str(cells[1][1]) == r"no \[/engine]"
+
+
+def test_entries_are_told_apart_by_the_fields_that_a_result_joins_by() -> None:
+    for part, count in (("bandwidth", 50), ("bits", 30), ("compiled", 3)):
+        keys = [key for key, _ in selection_bandwidth.entries(part, 1, 1, 1)]
+        assert len(keys) == len({tuple(key.values()) for key in keys}) == count
+        assert all(tuple(key) == ROW_KEYS[part] for key in keys)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")

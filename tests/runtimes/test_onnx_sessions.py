@@ -18,6 +18,7 @@ from aps_deploy.runtimes import METADATA_KEY, ModelMetadata, Session, onnxruntim
 from aps_deploy.runtimes.availability import num_cuda_devices
 from aps_deploy.runtimes.session import Session as SessionProtocol
 from tests.runtimes import graphs
+from tests.runtimes.providers import needs_cuda_provider
 
 RUNTIMES = ("onnxruntime", "onnx-reference")
 TOLERANCE = 2e-5
@@ -380,6 +381,7 @@ class TestOnnxRuntime:
 
     @pytest.mark.gpu
     @pytest.mark.skipif(num_cuda_devices() == 0, reason="the driver reports no CUDA device")
+    @needs_cuda_provider
     def test_cuda_agrees_with_the_cpu(self, tmp_path: Path) -> None:
         path = graphs.save(graphs.classifier(), tmp_path / "tiny.onnx")
         images = graphs.images(3)

@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
@@ -15,7 +16,9 @@ from onnx import TensorProto, helper
 
 from aps_deploy.serving.execution import WORKER
 from tests.runtimes import graphs
-from tests.serving.support import Running, running
+
+if TYPE_CHECKING:
+    from tests.serving.support import Running
 
 
 def write_repository(root: Path) -> Path:
@@ -63,6 +66,9 @@ def own_repository(repository: Path, tmp_path: Path) -> Path:
 
 @pytest.fixture(scope="package")
 def server(repository: Path) -> Iterator[Running]:
+    # Only here: a test is skipped without the server's packages, and pytest ends where a conftest cannot be imported.
+    from tests.serving.support import running
+
     with running(repository) as server:
         yield server
 

@@ -14,6 +14,14 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import pytest
+
+# Whatever imports this file is skipped where the server's packages or its client are missing.
+pytest.importorskip("uvicorn", reason="the server's packages are not installed (extra serve)")
+pytest.importorskip("uvloop", reason="the server's packages are not installed (extra serve)")
+pytest.importorskip("tritonclient.grpc", reason="tritonclient is not installed (extra serve)")
+pytest.importorskip("tritonclient.http", reason="tritonclient's HTTP client is not installed (extra test)")
+
 import tritonclient.grpc
 import tritonclient.http
 import uvloop

@@ -14,6 +14,7 @@ from aps_deploy.export.engines import EngineSettings, export_engine
 from aps_deploy.images import load_folder
 from aps_deploy.packaged import packaged_images
 from aps_deploy.preprocessing import CIFAR10
+from tests.runtimes.providers import needs_cuda_provider
 from tests.serving.support import CLIENTS, running, tensor
 
 pytestmark = pytest.mark.gpu
@@ -21,7 +22,7 @@ pytestmark = pytest.mark.gpu
 NUM_IMAGES = 8
 
 
-@pytest.mark.parametrize("kind", ["onnx", "plan"])
+@pytest.mark.parametrize("kind", [pytest.param("onnx", marks=needs_cuda_provider), "plan"])
 @pytest.mark.parametrize("transport", ["http", "grpc"])
 def test_answers_are_those_of_the_cpu_whoever_shares_the_batch(tmp_path: Path, kind: str, transport: str) -> None:
     file = tmp_path / "net.onnx"

@@ -11,6 +11,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+pytest.importorskip("webdataset", reason="webdataset is not installed (extra test)")
+
 import webdataset
 
 from aps_deploy.errors import InputError

@@ -6,11 +6,9 @@ from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
-from hypothesis import strategies as st
 from torch import Tensor
 
 from aps_deploy.layers import circular_pad
-from aps_deploy.polyphase import CRITERIA
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -51,29 +49,6 @@ def made(
     filters = torch.rand(shape[1], 1, filter_size, filter_size, generator=generator) / filter_size**2
     x = x.to(device=device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     return Case(x, filters.to(device) if filter_size > 1 else None, stride, criterion)
-
-
-@st.composite
-def cases(draw: st.DrawFn) -> Case:
-    """Return a case of any stride, criterion, filter, type and layout; some of several blocks and rounds of lanes."""
-    stride = draw(st.integers(2, 4))
-    filter_size = draw(st.sampled_from((1, 1, 2, 3, 5)))
-    least = -(-filter_size // stride)
-    shape = (
-        draw(st.integers(1, 2)),
-        draw(st.sampled_from((1, 2, 3, 5, 8, 33))),
-        stride * draw(st.integers(least, 7)),
-        stride * draw(st.integers(least, 7)),
-    )
-    return made(
-        shape,
-        stride=stride,
-        criterion=draw(st.sampled_from(CRITERIA)),
-        filter_size=filter_size,
-        dtype=draw(st.sampled_from(DTYPES)),
-        channels_last=draw(st.booleans()),
-        seed=draw(st.integers(0, 2**31)),
-    )
 
 
 def blurred(x: Tensor, filters: Tensor | None) -> Tensor:

@@ -7,7 +7,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from tests.plugins.triton import checks
-from tests.plugins.triton.maps import Case, cases
+from tests.plugins.triton.drawn import cases
+from tests.plugins.triton.maps import Case
 
 
 @pytest.mark.parametrize(
