@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 DEFAULT_RUN_ID = "aps-deploy"
 _LOCAL = "localhost:0"
-_RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -167,11 +166,7 @@ def run_worker(settings: TrainSettings) -> TrainResult | _Failure:
     """Train in one of the processes; the main function of each."""
     from aps_deploy.training.loop import run_training
     from aps_deploy.training.process import PeerError
-    from aps_deploy.training.state import STATE_FILE
 
-    assert settings.out_dir is not None
-    if os.environ.get(_RESTARTS, "0") != "0" and (settings.out_dir / STATE_FILE).is_file():
-        settings = dataclasses.replace(settings, resume=True, weights=None)
     try:
         return run_training(settings)
     except ApsError as error:

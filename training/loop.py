@@ -19,6 +19,7 @@ from aps_deploy.errors import ApsError, InputError
 from aps_deploy.files import write_json
 from aps_deploy.models import SelectingNetwork, load_checkpoint, load_weights, network_spec
 from aps_deploy.progress_bar import Progress
+from aps_deploy.training.agreement import resumed_after_restart
 from aps_deploy.training.build import architecture_name, build_model, build_trainer, check_network, weights_file
 from aps_deploy.training.curves import CURVES_FILE, save_curves
 from aps_deploy.training.data import TrainData, find_data
@@ -68,6 +69,7 @@ class TrainResult:
 def run_training(settings: TrainSettings) -> TrainResult:
     """Train a network, or continue an interrupted run, and return how it ended.
 
+    Processes that a launcher started again, because one of them died, continue their run without being told to.
     `out_dir` then holds `settings.json`, `metrics.jsonl`, `curves.png`, the training state `last.pt`, and
     `last.safetensors` and `best.safetensors`, which `aps-deploy evaluate`, `export` and `verify` take. The best
     checkpoint is the one with the highest validation accuracy (the first of equals); where the only images to
@@ -88,8 +90,10 @@ def run_training(settings: TrainSettings) -> TrainResult:
 def setup(settings: TrainSettings, process: Process | None = None) -> tuple[Run, dict[str, Any] | None]:
     """Return the objects of a run and, when it is resumed, the state to go on from; nothing is written yet."""
     process = process or Process()
-    if settings.evaluate or settings.out_dir is None:
+    out_dir = settings.out_dir
+    if settings.evaluate or out_dir is None:
         raise InputError("--evaluate trains nothing; use evaluate_run instead of run_training.")
+    settings = resumed_after_restart(settings, process)
     if settings.download and not process.is_alone:
         process.on_main(lambda: _download(settings))
     parts = process.together(lambda: _read(settings, process))
@@ -103,7 +107,7 @@ def setup(settings: TrainSettings, process: Process | None = None) -> tuple[Run,
         process=process,
         gathers_statistics=bool(parts.settings.sync_batch_norm),
     )
-    return Run(parts.settings, parts.data, trainer, settings.out_dir), parts.stored
+    return Run(parts.settings, parts.data, trainer, out_dir), parts.stored
 
 
 @dataclass(frozen=True)

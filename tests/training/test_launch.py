@@ -138,11 +138,11 @@ def command(data: Path, out_dir: Path, *more: str) -> list[str]:
     return [*words, *more]
 
 
-def workers(process: subprocess.Popen[str]) -> list[int]:
-    """Return the processes that train: the children that were spawned to run `run_worker`."""
+def workers(process: subprocess.Popen[str], sign: str = "spawn_main") -> list[int]:
+    """Return the processes that train: the children whose command holds `sign`, spawned to run `run_worker`."""
     found = []
     for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
+        if sign in Path(f"/proc/{child}/cmdline").read_text():
             found.append(int(child))
     return found
 
@@ -170,6 +170,27 @@ def test_a_process_killed_in_an_epoch_is_started_again(
     process = start(command(data_folder, out_dir, "--checkpoint-seconds", "0"), held)
     wait_until_held(process, held)
     os.kill(workers(process)[-1], signal.SIGKILL)
+    output, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    assert f"{EPOCHS} of {EPOCHS} epochs done" in output
+    assert records(out_dir) == undisturbed
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_process_killed_under_torchrun_is_started_again(
+    number: int, undisturbed: list[dict[str, Any]], data_folder: Path, out_dir: Path
+) -> None:
+    """`torchrun` starts the same command again, which must find out by itself that it is a continuation."""
+    held = out_dir.with_name("held")
+    inside = [*TORCHRUN, "--max-restarts", "1", "--no-python"]
+    process = start(command(data_folder, out_dir, "--checkpoint-seconds", "0"), held, inside)
+    wait_until_held(process, held)
+    os.kill(workers(process, "tests.training.held")[number], signal.SIGKILL)
     output, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors
     assert f"{EPOCHS} of {EPOCHS} epochs done" in output
