@@ -78,12 +78,17 @@ def owned_out_dir(out_dir: Path, *, is_new: bool) -> Iterator[None]:
         yield
 
 
+_held: set[int] = set()
+"""Descriptors of the folders that this process has locked."""
+
+
 @contextlib.contextmanager
 def _locked(folder: Path) -> Iterator[None]:
     if sys.platform == "win32":
         yield  # a folder cannot be opened there
         return
     descriptor = os.open(folder, os.O_RDONLY)
+    _held.add(descriptor)
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -95,7 +100,20 @@ def _locked(folder: Path) -> Iterator[None]:
             pass  # a file system without locks
         yield
     finally:
-        os.close(descriptor)
+        if descriptor in _held:  # closed already in a forked process
+            _held.remove(descriptor)
+            os.close(descriptor)
+
+
+def _let_go() -> None:
+    # Loader processes outlive a main process that was killed, by seconds, and the lock ends with the last descriptor.
+    # Closing takes it from nobody else; unlocking would take it from the main process.
+    while _held:
+        os.close(_held.pop())
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def shareable_settings(settings: TrainSettings) -> dict[str, Any]:
