@@ -354,4 +354,11 @@ def _restore(run: Run, stored: dict[str, Any]) -> None:
     restore_random_states(stored["random"])
     if run.position.step:
         _LOGGER.info("continuing epoch %d after step %d", run.position.epoch + 1, run.position.step)
-    run.process.on_main(lambda: keep_epochs(run.out_dir / METRICS_FILE, run.position.epoch))
+    run.process.on_main(lambda: _mend(run))
+
+
+def _mend(run: Run) -> None:
+    """Bring the files beside the state to where it stands: a kill may have come between them."""
+    keep_epochs(run.out_dir / METRICS_FILE, run.position.epoch)
+    if not (run.out_dir / SETTINGS_FILE).is_file():
+        write_json(run.out_dir / SETTINGS_FILE, run.settings.to_dict())
