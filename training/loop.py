@@ -19,7 +19,7 @@ from aps_deploy.errors import ApsError, InputError
 from aps_deploy.files import write_json
 from aps_deploy.models import SelectingNetwork, load_checkpoint, load_weights, network_spec
 from aps_deploy.progress_bar import Progress
-from aps_deploy.training.agreement import resumed_after_restart
+from aps_deploy.training.agreement import check_same_position, check_shared, resumed_after_restart
 from aps_deploy.training.build import architecture_name, build_model, build_trainer, check_network, weights_file
 from aps_deploy.training.curves import CURVES_FILE, save_curves
 from aps_deploy.training.data import TrainData, find_data
@@ -94,9 +94,13 @@ def setup(settings: TrainSettings, process: Process | None = None) -> tuple[Run,
     if settings.evaluate or out_dir is None:
         raise InputError("--evaluate trains nothing; use evaluate_run instead of run_training.")
     settings = resumed_after_restart(settings, process)
+    if settings.resume:
+        check_shared(out_dir, process)  # before every process reads the state there
     if settings.download and not process.is_alone:
         process.on_main(lambda: _download(settings))
     parts = process.together(lambda: _read(settings, process))
+    if parts.stored is not None:
+        check_same_position(Position(**parts.stored["position"]), out_dir, process)
     trainer = build_trainer(
         parts.model,
         parts.recipe,
@@ -180,6 +184,8 @@ def main(run: Run, stored: dict[str, Any] | None) -> TrainResult:
         Progress(run.settings.progress if process.is_main else False) as progress,
     ):
         process.on_main(lambda: owned.enter_context(owned_out_dir(run.out_dir, is_new=stored is None)))
+        if stored is None:
+            check_shared(run.out_dir, process)
         owned.enter_context(run.writer)
         if stored is not None:
             _restore(run, stored)
@@ -189,7 +195,8 @@ def main(run: Run, stored: dict[str, Any] | None) -> TrainResult:
         process.on_main(run.writer.wait)
         test = None
         if run.position.epoch == run.num_epochs and run.data.test is not None and not process.any(bool(stop)):
-            best = load_checkpoint(run.out_dir / BEST_FILE).to(run.trainer.arithmetic.device)
+            best = process.together(lambda: load_checkpoint(run.out_dir / BEST_FILE))
+            best = best.to(run.trainer.arithmetic.device)
             test = _measure(run, best, "test", run.data.test, stop, progress, with_shifts=True)
     position = run.position
     return TrainResult(

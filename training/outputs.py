@@ -55,11 +55,22 @@ def check_out_dir(out_dir: Path) -> None:
     Raises:
         InputError: the folder is not empty, or is a file.
     """
-    if out_dir.is_dir() and set(out_dir.iterdir()) - set(leftovers(out_dir, _WRITTEN)):
+    if out_dir.is_dir() and set(out_dir.iterdir()) - set(_remains(out_dir)):
         hint = " add --resume to continue its run, or" if (out_dir / STATE_FILE).is_file() else ""
         raise InputError(f"the output folder {out_dir} exists and is not empty;{hint} give a new --out-dir.")
     if out_dir.exists() and not out_dir.is_dir():
         raise InputError(f"--out-dir {out_dir} is a file; give the name of a new folder.")
+
+
+def token_file(number: int) -> str:
+    """Return the name of the file by which processes find out whether they share the output folder."""
+    return f".shared-{number}"
+
+
+def _remains(out_dir: Path) -> list[Path]:
+    """Return what a killed run may have left that is of no use to anybody."""
+    tokens = [path for path in out_dir.glob(".shared-*") if path.name.removeprefix(".shared-").isdecimal()]
+    return leftovers(out_dir, _WRITTEN) + tokens
 
 
 @contextlib.contextmanager
@@ -82,7 +93,7 @@ def owned_out_dir(out_dir: Path, *, is_new: bool) -> Iterator[None]:
         raise InputError(f"the output folder {out_dir} cannot be created ({error.strerror}); give another.") from error
     with _locked(out_dir) as is_locked:
         if is_locked:  # else another run may be writing them
-            for path in leftovers(out_dir, _WRITTEN):
+            for path in _remains(out_dir):
                 path.unlink(missing_ok=True)
         if is_new:
             check_out_dir(out_dir)

@@ -69,6 +69,10 @@ class Process:
             values = moved.to(values.device)
         return values
 
+    def from_main(self, values: Tensor) -> Tensor:
+        """Return the main process's tensor; those of the others have its shape and dtype."""
+        return self.sum(values if self.is_main else torch.zeros_like(values))
+
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set in any process."""
         return flag if self.is_alone else bool(self.sum(torch.tensor([int(flag)])).item())

@@ -12,7 +12,7 @@ import pytest
 from aps_deploy.errors import InputError
 from aps_deploy.files import atomic_path
 from aps_deploy.training.loop import run_training
-from aps_deploy.training.outputs import check_out_dir, owned_out_dir
+from aps_deploy.training.outputs import check_out_dir, owned_out_dir, token_file
 from aps_deploy.training.settings import TrainSettings
 from tests.training.conftest import Settings
 
@@ -94,8 +94,23 @@ def test_leftovers_are_deleted_by_the_owner_alone(tmp_path: Path) -> None:
         assert [path.name for path in tmp_path.iterdir()] == ["last.pt"]
 
 
+def test_the_token_of_a_killed_run_is_deleted(tmp_path: Path) -> None:
+    (tmp_path / token_file(7)).touch()
+    check_out_dir(tmp_path)
+    with owned_out_dir(tmp_path, is_new=True):
+        assert not list(tmp_path.iterdir())
+
+
 @pytest.mark.parametrize(
-    "name", [".last-short.pt", ".last-abcd1234.onnx", "last-abcd1234.pt", ".notes-abcd1234.json", ".last-abcd1234.pt~"]
+    "name",
+    [
+        ".shared-notes",
+        ".last-short.pt",
+        ".last-abcd1234.onnx",
+        "last-abcd1234.pt",
+        ".notes-abcd1234.json",
+        ".last-abcd1234.pt~",
+    ],
 )
 def test_what_training_did_not_write_is_kept(name: str, tmp_path: Path) -> None:
     (tmp_path / name).write_text("mine")
