@@ -7,7 +7,8 @@ import errno
 import hashlib
 import json
 import os
-from collections.abc import Iterator
+import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +57,19 @@ def atomic_path(path: str | os.PathLike[str]) -> Iterator[Path]:
     finally:
         if temporary is not None:
             temporary.unlink(missing_ok=True)
+
+
+def leftovers(folder: Path, names: Iterable[str]) -> list[Path]:
+    """Return the temporary files of `atomic_path` in a folder, for files of these names: a killed process leaves one.
+
+    Args:
+        folder: it exists.
+        names: what was to be written there; files of other names are nobody's leftovers.
+    """
+    stems = [(re.escape(Path(name).stem), re.escape(Path(name).suffix)) for name in names]
+    # Eight characters are mkstemp's.
+    wanted = re.compile("|".join(rf"\.{stem}-[a-z0-9_]{{8}}{suffix}" for stem, suffix in stems))
+    return [path for path in folder.iterdir() if wanted.fullmatch(path.name)]
 
 
 def _flush_to_disk(path: Path) -> None:

@@ -14,7 +14,7 @@ import signal
 import sys
 import threading
 from collections.abc import Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.training.settings import TrainSettings
@@ -24,7 +24,6 @@ if TYPE_CHECKING:
 
 DEFAULT_RUN_ID = "aps-deploy"
 _LOCAL = "localhost:0"
-_RESTARTS = "TORCHELASTIC_RESTART_COUNT"
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -40,7 +39,7 @@ class LaunchSettings:
     nnodes: int | None = None
     """Machines, each of which runs the same command (default 1)."""
     node_rank: int | None = None
-    """Number of this machine; None lets the machines agree on it."""
+    """Number of this machine among several; None lets the machines agree on it."""
     rdzv_endpoint: str | None = None
     """`host:port` of one of the machines, where all of them meet; the authors' `tcp://host:port` is the same."""
     rdzv_id: str = DEFAULT_RUN_ID
@@ -105,15 +104,12 @@ def launch(settings: TrainSettings, launch_settings: LaunchSettings) -> TrainRes
     check_devices(settings.device, settings.dist_backend, num_local)
     # Left alone, every process would start a thread per core.
     os.environ.setdefault("OMP_NUM_THREADS", str(max(1, (os.cpu_count() or 1) // num_local)))
-    rank = launch_settings.node_rank
     config = LaunchConfig(
         min_nodes=launch_settings.num_machines,
         max_nodes=launch_settings.num_machines,
         nproc_per_node=num_local,
         run_id=launch_settings.rdzv_id,
-        rdzv_backend="c10d" if rank is None else "static",
-        rdzv_endpoint=launch_settings.endpoint or _LOCAL,
-        rdzv_configs={} if rank is None else {"rank": rank, "timeout": 900},
+        **_meeting(launch_settings),
         max_restarts=launch_settings.max_restarts,
         monitor_interval=0.1,
         start_method="spawn",
@@ -167,15 +163,24 @@ def run_worker(settings: TrainSettings) -> TrainResult | _Failure:
     """Train in one of the processes; the main function of each."""
     from aps_deploy.training.loop import run_training
     from aps_deploy.training.process import PeerError
-    from aps_deploy.training.state import STATE_FILE
 
-    assert settings.out_dir is not None
-    if os.environ.get(_RESTARTS, "0") != "0" and (settings.out_dir / STATE_FILE).is_file():
-        settings = dataclasses.replace(settings, resume=True, weights=None)
     try:
         return run_training(settings)
     except ApsError as error:
         return _Failure(str(error), error.exit_code, isinstance(error, PeerError))
+
+
+def _meeting(launch_settings: LaunchSettings) -> dict[str, Any]:
+    """Return how the machines find each other, as arguments of `LaunchConfig`."""
+    rank = launch_settings.node_rank
+    if launch_settings.num_machines == 1:
+        # Nobody else to meet: any free port will do, and an address given with one machine may be another's (the
+        # authors' default is). A static meeting could not come about at port 0.
+        return {"rdzv_backend": "c10d", "rdzv_endpoint": _LOCAL}
+    if rank is None:
+        return {"rdzv_backend": "c10d", "rdzv_endpoint": launch_settings.endpoint}
+    configs = {"rank": rank, "timeout": 900}
+    return {"rdzv_backend": "static", "rdzv_endpoint": launch_settings.endpoint, "rdzv_configs": configs}
 
 
 def _processes_here(launch_settings: LaunchSettings) -> int:

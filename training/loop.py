@@ -19,6 +19,7 @@ from aps_deploy.errors import ApsError, InputError
 from aps_deploy.files import write_json
 from aps_deploy.models import SelectingNetwork, load_checkpoint, load_weights, network_spec
 from aps_deploy.progress_bar import Progress
+from aps_deploy.training.agreement import check_same_position, check_shared, resumed_after_restart
 from aps_deploy.training.build import architecture_name, build_model, build_trainer, check_network, weights_file
 from aps_deploy.training.curves import CURVES_FILE, save_curves
 from aps_deploy.training.data import TrainData, find_data
@@ -70,6 +71,7 @@ class TrainResult:
 def run_training(settings: TrainSettings) -> TrainResult:
     """Train a network, or continue an interrupted run, and return how it ended.
 
+    Processes that a launcher started again, because one of them died, continue their run without being told to.
     `out_dir` then holds `settings.json`, `metrics.jsonl`, `curves.png`, the training state `last.pt`, and
     `last.safetensors` and `best.safetensors`, which `aps-deploy evaluate`, `export` and `verify` take. The best
     checkpoint is the one with the highest validation accuracy (the first of equals); where the only images to
@@ -90,11 +92,17 @@ def run_training(settings: TrainSettings) -> TrainResult:
 def setup(settings: TrainSettings, process: Process | None = None) -> tuple[Run, dict[str, Any] | None]:
     """Return the objects of a run and, when it is resumed, the state to go on from; nothing is written yet."""
     process = process or Process()
-    if settings.evaluate or settings.out_dir is None:
+    out_dir = settings.out_dir
+    if settings.evaluate or out_dir is None:
         raise InputError("--evaluate trains nothing; use evaluate_run instead of run_training.")
+    settings = resumed_after_restart(settings, process)
+    if settings.resume:
+        check_shared(out_dir, process)  # before every process reads the state there
     if settings.download and not process.is_alone:
         process.on_main(lambda: _download(settings))
     parts = process.together(lambda: _read(settings, process))
+    if parts.stored is not None:
+        check_same_position(Position(**parts.stored["position"]), out_dir, process)
     trainer = build_trainer(
         parts.model,
         parts.recipe,
@@ -105,7 +113,7 @@ def setup(settings: TrainSettings, process: Process | None = None) -> tuple[Run,
         process=process,
         gathers_statistics=bool(parts.settings.sync_batch_norm),
     )
-    return Run(parts.settings, parts.data, trainer, settings.out_dir), parts.stored
+    return Run(parts.settings, parts.data, trainer, out_dir), parts.stored
 
 
 @dataclass(frozen=True)
@@ -179,6 +187,8 @@ def main(run: Run, stored: dict[str, Any] | None) -> TrainResult:
         without_tf32(),
     ):
         process.on_main(lambda: owned.enter_context(owned_out_dir(run.out_dir, is_new=stored is None)))
+        if stored is None:
+            check_shared(run.out_dir, process)
         owned.enter_context(run.writer)
         if stored is not None:
             _restore(run, stored)
@@ -188,7 +198,8 @@ def main(run: Run, stored: dict[str, Any] | None) -> TrainResult:
         process.on_main(run.writer.wait)
         test = None
         if run.position.epoch == run.num_epochs and run.data.test is not None and not process.any(bool(stop)):
-            best = load_checkpoint(run.out_dir / BEST_FILE).to(run.trainer.arithmetic.device)
+            best = process.together(lambda: load_checkpoint(run.out_dir / BEST_FILE))
+            best = best.to(run.trainer.arithmetic.device)
             test = _measure(run, best, "test", run.data.test, stop, progress, with_shifts=True)
     position = run.position
     return TrainResult(
@@ -356,4 +367,11 @@ def _restore(run: Run, stored: dict[str, Any]) -> None:
     restore_random_states(stored["random"])
     if run.position.step:
         _LOGGER.info("continuing epoch %d after step %d", run.position.epoch + 1, run.position.step)
-    run.process.on_main(lambda: keep_epochs(run.out_dir / METRICS_FILE, run.position.epoch))
+    run.process.on_main(lambda: _mend(run))
+
+
+def _mend(run: Run) -> None:
+    """Bring the files beside the state to where it stands: a kill may have come between them."""
+    keep_epochs(run.out_dir / METRICS_FILE, run.position.epoch)
+    if not (run.out_dir / SETTINGS_FILE).is_file():
+        write_json(run.out_dir / SETTINGS_FILE, run.settings.to_dict())

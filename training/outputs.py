@@ -12,8 +12,11 @@ from pathlib import Path
 from typing import Any
 
 from aps_deploy.errors import InputError
+from aps_deploy.files import leftovers
 from aps_deploy.models import SelectingNetwork, save_checkpoint
+from aps_deploy.training.curves import CURVES_FILE
 from aps_deploy.training.data import TrainData
+from aps_deploy.training.metrics import METRICS_FILE
 from aps_deploy.training.settings import TrainSettings
 from aps_deploy.training.state import STATE_FILE, Position, captured_state, write_state
 from aps_deploy.training.step import Trainer
@@ -24,6 +27,10 @@ if sys.platform != "win32":
 LAST_FILE = "last.safetensors"
 BEST_FILE = "best.safetensors"
 SETTINGS_FILE = "settings.json"
+NON_FINITE_FILE = "non-finite-loss.json"
+"""Written where a loss that is not finite stopped the run: epoch, step, learning rate and images of the batch."""
+
+_WRITTEN = (STATE_FILE, LAST_FILE, BEST_FILE, SETTINGS_FILE, METRICS_FILE, CURVES_FILE, NON_FINITE_FILE)
 
 # A checkpoint travels; the folders of the machine it was made on, and how it was run there, do not.
 PRIVATE_SETTINGS = frozenset(
@@ -43,16 +50,27 @@ PRIVATE_SETTINGS = frozenset(
 
 
 def check_out_dir(out_dir: Path) -> None:
-    """Refuse an output folder that holds anything.
+    """Refuse an output folder that holds anything but what a killed run left of files it had begun to write.
 
     Raises:
         InputError: the folder is not empty, or is a file.
     """
-    if out_dir.is_dir() and any(os.scandir(out_dir)):
+    if out_dir.is_dir() and set(out_dir.iterdir()) - set(_remains(out_dir)):
         hint = " add --resume to continue its run, or" if (out_dir / STATE_FILE).is_file() else ""
         raise InputError(f"the output folder {out_dir} exists and is not empty;{hint} give a new --out-dir.")
     if out_dir.exists() and not out_dir.is_dir():
         raise InputError(f"--out-dir {out_dir} is a file; give the name of a new folder.")
+
+
+def token_file(number: int) -> str:
+    """Return the name of the file by which processes find out whether they share the output folder."""
+    return f".shared-{number}"
+
+
+def _remains(out_dir: Path) -> list[Path]:
+    """Return what a killed run may have left that is of no use to anybody."""
+    tokens = [path for path in out_dir.glob(".shared-*") if path.name.removeprefix(".shared-").isdecimal()]
+    return leftovers(out_dir, _WRITTEN) + tokens
 
 
 @contextlib.contextmanager
@@ -60,6 +78,7 @@ def owned_out_dir(out_dir: Path, *, is_new: bool) -> Iterator[None]:
     """Create the output folder where it is missing, and keep other processes from training into it meanwhile.
 
     The folder itself is locked, so that no file is left behind and the lock ends with the process, however it ends.
+    What a killed run had begun to write is removed.
 
     Args:
         out_dir: Folder of the run.
@@ -72,18 +91,32 @@ def owned_out_dir(out_dir: Path, *, is_new: bool) -> Iterator[None]:
         out_dir.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise InputError(f"the output folder {out_dir} cannot be created ({error.strerror}); give another.") from error
-    with _locked(out_dir):
+    with _locked(out_dir) as is_locked:
+        if is_locked:  # else another run may be writing them
+            for path in _remains(out_dir):
+                path.unlink(missing_ok=True)
         if is_new:
             check_out_dir(out_dir)
         yield
 
 
+_held: set[int] = set()
+"""Descriptors of the folders that this process has locked."""
+
+
 @contextlib.contextmanager
-def _locked(folder: Path) -> Iterator[None]:
+def _locked(folder: Path) -> Iterator[bool]:
+    """Yield whether the folder is locked: not where that cannot be done.
+
+    Raises:
+        InputError: another process has locked it.
+    """
     if sys.platform == "win32":
-        yield  # a folder cannot be opened there
+        yield False  # a folder cannot be opened there
         return
     descriptor = os.open(folder, os.O_RDONLY)
+    _held.add(descriptor)
+    is_locked = True
     try:
         try:
             fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -92,10 +125,23 @@ def _locked(folder: Path) -> Iterator[None]:
                 f"another process is training into {folder}; wait for it, or give another --out-dir."
             ) from None
         except OSError:
-            pass  # a file system without locks
-        yield
+            is_locked = False  # a file system without locks
+        yield is_locked
     finally:
-        os.close(descriptor)
+        if descriptor in _held:  # closed already in a forked process
+            _held.remove(descriptor)
+            os.close(descriptor)
+
+
+def _let_go() -> None:
+    # Loader processes outlive a main process that was killed, by seconds, and the lock ends with the last descriptor.
+    # Closing takes it from nobody else; unlocking would take it from the main process.
+    while _held:
+        os.close(_held.pop())
+
+
+if sys.platform != "win32":
+    os.register_at_fork(after_in_child=_let_go)
 
 
 def shareable_settings(settings: TrainSettings) -> dict[str, Any]:

@@ -87,6 +87,10 @@ class Process:
         dist.all_gather_object(found, list(items))
         return [item for part in found if part is not None for item in part]
 
+    def from_main(self, values: Tensor) -> Tensor:
+        """Return the main process's tensor; those of the others have its shape and dtype."""
+        return self.sum(values if self.is_main else torch.zeros_like(values))
+
     def any(self, flag: bool) -> bool:
         """Return whether the flag is set in any process."""
         return flag if self.is_alone else bool(self.sum(torch.tensor([int(flag)])).item())

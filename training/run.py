@@ -10,15 +10,12 @@ from typing import Any
 from aps_deploy.files import write_json
 from aps_deploy.training.data import TrainData
 from aps_deploy.training.images import LabelledImages
-from aps_deploy.training.outputs import Snapshot, snapshot
+from aps_deploy.training.outputs import NON_FINITE_FILE, Snapshot, snapshot
 from aps_deploy.training.process import Process
 from aps_deploy.training.settings import TrainSettings
 from aps_deploy.training.state import Position
 from aps_deploy.training.step import NonFiniteLoss, Trainer
 from aps_deploy.training.writer import BackgroundWriter
-
-NON_FINITE_FILE = "non-finite-loss.json"
-"""Written where a loss that is not finite stopped the run: epoch, step, learning rate and images of the batch."""
 
 _CHECKPOINT_SECONDS = 300.0
 

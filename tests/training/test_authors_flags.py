@@ -109,6 +109,13 @@ def test_a_whole_command_for_imagenet(given: Callable[[list[str]], Given]) -> No
     assert {line[line.index("--") :].split()[0] for line in warned} == silent
 
 
+def test_their_way_to_say_one_machine(given: Callable[[list[str]], Given]) -> None:
+    flags = ["--multiprocessing-distributed", "--world-size", "1", "--rank", "0", "--dist-url", "env://"]
+    _, launching = given(["--arch", "resnet18_aps3", "--data", "images", "--out-dir", "out", *flags])
+    assert launching.starts_processes and launching.endpoint is None
+    assert (launching.num_machines, launching.node_rank) == (1, 0)
+
+
 @pytest.mark.parametrize("flag", [*CIFAR, *CIFAR_OTHERS, *IMAGENET, *IMAGENET_OTHERS])
 def test_every_flag_is_known_to_the_parser(flag: str) -> None:
     value = {**CIFAR, **CIFAR_OTHERS, **IMAGENET, **IMAGENET_OTHERS}[flag]

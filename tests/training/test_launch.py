@@ -72,14 +72,15 @@ def test_two_processes_train_as_one(settings: Settings, tmp_path: Path, monkeypa
         assert (other[name] - one[name]).norm() < 1e-3 * change, name
 
 
+@pytest.mark.parametrize("more", [{}, {"nnodes": 1, "node_rank": 0, "rdzv_endpoint": "env://"}])
 def test_an_error_is_said_once_and_not_tried_again(
-    settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    more: dict[str, Any], settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     """The main process alone finds the folder in use; the other must not wait for it."""
     (tmp_path / "used").mkdir()
     (tmp_path / "used" / "file").touch()
     with pytest.raises(InputError, match="exists and is not empty"):
-        launch(settings(out_dir=tmp_path / "used", **CALM), LaunchSettings(nproc_per_node=2))
+        launch(settings(out_dir=tmp_path / "used", **CALM), LaunchSettings(nproc_per_node=2, **more))
     assert "Traceback" not in capfd.readouterr().err
 
 
@@ -120,6 +121,36 @@ def test_the_authors_way_to_say_it() -> None:
     assert LaunchSettings(multiprocessing_distributed=True).starts_processes
 
 
+@pytest.mark.parametrize(
+    ("given", "backend", "endpoint"),
+    [
+        ({"nproc_per_node": 2}, "c10d", "localhost:0"),
+        ({"nproc_per_node": 2, "node_rank": 0}, "c10d", "localhost:0"),
+        ({"nproc_per_node": 2, "nnodes": 1, "node_rank": 0, "rdzv_endpoint": "env://"}, "c10d", "localhost:0"),
+        ({"nproc_per_node": 2, "rdzv_endpoint": "tcp://224.66.41.62:23456"}, "c10d", "localhost:0"),
+        ({"nnodes": 2, "rdzv_endpoint": "tcp://host:23456"}, "c10d", "host:23456"),
+        ({"nnodes": 2, "node_rank": 1, "rdzv_endpoint": "tcp://host:23456"}, "static", "host:23456"),
+    ],
+)
+def test_where_the_machines_meet(
+    given: dict[str, Any], backend: str, endpoint: str, settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One machine meets nobody, whatever address and number it was given."""
+    seen: list[Any] = []
+
+    def engine(config: Any, entrypoint: Any) -> Any:
+        seen.append(config)
+        raise InputError("seen")
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", engine)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.raises(InputError, match="seen"):
+        launch(settings(**CALM), LaunchSettings(**given))
+    (config,) = seen
+    assert (config.rdzv_backend, config.rdzv_endpoint) == (backend, endpoint)
+    assert config.rdzv_configs.get("rank") == (1 if backend == "static" else None)
+
+
 def test_a_process_that_a_launcher_started_starts_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     assert LaunchSettings(nproc_per_node=2).starts_processes
     monkeypatch.setenv("RANK", "0")
@@ -138,11 +169,11 @@ def command(data: Path, out_dir: Path, *more: str) -> list[str]:
     return [*words, *more]
 
 
-def workers(process: subprocess.Popen[str]) -> list[int]:
-    """Return the processes that train: the children that were spawned to run `run_worker`."""
+def workers(process: subprocess.Popen[str], sign: str = "spawn_main") -> list[int]:
+    """Return the processes that train: the children whose command holds `sign`, spawned to run `run_worker`."""
     found = []
     for child in Path(f"/proc/{process.pid}/task/{process.pid}/children").read_text().split():
-        if "spawn_main" in Path(f"/proc/{child}/cmdline").read_text():
+        if sign in Path(f"/proc/{child}/cmdline").read_text():
             found.append(int(child))
     return found
 
@@ -170,6 +201,27 @@ def test_a_process_killed_in_an_epoch_is_started_again(
     process = start(command(data_folder, out_dir, "--checkpoint-seconds", "0"), held)
     wait_until_held(process, held)
     os.kill(workers(process)[-1], signal.SIGKILL)
+    output, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    assert f"{EPOCHS} of {EPOCHS} epochs done" in output
+    assert records(out_dir) == undisturbed
+
+
+TORCHRUN = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="finds the processes in /proc")
+@pytest.mark.parametrize("number", [0, 1])
+def test_a_process_killed_under_torchrun_is_started_again(
+    number: int, undisturbed: list[dict[str, Any]], data_folder: Path, out_dir: Path
+) -> None:
+    """`torchrun` starts the same command again, which must find out by itself that it is a continuation."""
+    held = out_dir.with_name("held")
+    inside = [*TORCHRUN, "--max-restarts", "1", "--no-python"]
+    process = start(command(data_folder, out_dir, "--checkpoint-seconds", "0"), held, inside)
+    wait_until_held(process, held)
+    os.kill(workers(process, "tests.training.held")[number], signal.SIGKILL)
     output, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors
     assert f"{EPOCHS} of {EPOCHS} epochs done" in output
