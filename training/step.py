@@ -6,6 +6,7 @@ import hashlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator as BatchGenerator
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import cast
@@ -211,7 +212,13 @@ def train_epoch(
         is_stopped |= on_step(position)
         # The others must stop at the same step, so they are asked where all of them settle.
         if is_last or position.step % interval == 0 or (is_stopped and process.is_alone):
-            _settle(trainer, position, pending, images, batches)
+            try:
+                _settle(trainer, position, pending, images, batches)
+            except ApsError:
+                # The error keeps this frame: loader processes would live on, and hold the output folder's lock.
+                if isinstance(fetched, BatchGenerator):
+                    fetched.close()
+                raise
             is_stopped = process.any(is_stopped)
             on_settled()
         now = time.monotonic()
