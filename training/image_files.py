@@ -37,6 +37,7 @@ class FileImages:
         preprocessing: Resize and crop, for evaluation and for training without random crops.
         workers: Loader processes.
         crops_at_random: Training draws `random_resized_crop` instead.
+        max_unreadable: How many of them may be unreadable; with 0 nothing is said of the first, which ends the run.
     """
 
     def __init__(
@@ -47,10 +48,11 @@ class FileImages:
         *,
         workers: int,
         crops_at_random: bool = False,
+        max_unreadable: int = 0,
     ) -> None:
         self.sources, self.labels = list(sources), labels
         self.preprocessing, self.workers = preprocessing, workers
-        self.crops_at_random = crops_at_random
+        self.crops_at_random, self.max_unreadable = crops_at_random, max_unreadable
         self.unreadable: list[str] = []
 
     def __len__(self) -> int:
@@ -79,7 +81,7 @@ class FileImages:
             generator=torch.Generator().manual_seed(0),
         )
         for images, labels, unreadable in loader:
-            for message in unreadable:
+            for message in unreadable if self.max_unreadable else ():
                 _LOGGER.warning("left out: %s", message)
             self.unreadable += unreadable
             yield images, labels
@@ -102,6 +104,7 @@ class FileImages:
             self.preprocessing,
             workers=self.workers,
             crops_at_random=self.crops_at_random,
+            max_unreadable=self.max_unreadable,
         )
 
     def names(self, indices: Tensor) -> list[str]:
@@ -209,7 +212,14 @@ def open_images(
     """
     side = preprocessing.image_size
     if crops_at_random or side > _MEMORY_LIMIT_SIDE or len(sources) * 3 * side * side > _MEMORY_LIMIT_BYTES:
-        return FileImages(sources, labels, preprocessing, workers=workers, crops_at_random=crops_at_random)
+        return FileImages(
+            sources,
+            labels,
+            preprocessing,
+            workers=workers,
+            crops_at_random=crops_at_random,
+            max_unreadable=max_unreadable,
+        )
     images = torch.empty(len(sources), 3, side, side, dtype=torch.uint8)
     readable: list[int] = []
     unreadable: list[str] = []

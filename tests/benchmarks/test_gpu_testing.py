@@ -65,6 +65,7 @@ def _ours_is_importable(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
 
 
+@pytest.mark.slow
 def test_files_of_gpu_tests_are_collected_with_few_packages() -> None:
     files = gpu_test_files()
     assert {"tests/plugins/triton/test_on_gpu.py", "tests/serving/test_gpu.py"} <= set(files) and len(files) >= 10

@@ -73,6 +73,7 @@ def test_a_setting_is_spelled_as_it_is_read(text: str) -> None:
     assert str(LayerSetting.parse(text)) == text
 
 
+@pytest.mark.slow
 def test_a_short_run_leaves_a_whole_result(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="Li
 MIB = 1024 * 1024
 
 
+@pytest.mark.slow
 def test_what_is_freed_again_counts() -> None:
     # In a process of its own, as the benchmark does it: an older one has memory at hand that counts as resident.
     code = (

@@ -115,6 +115,7 @@ def test_copies_are_independent_and_compile_whole() -> None:
         torch.testing.assert_close(twin(images) - 1.0, model(images))
 
 
+@pytest.mark.slow
 def test_half_precision_where_only_the_classifier_is_pooled(tmp_path: Path) -> None:
     model = aps_deploy.convert(short_network("densenet"))
     images = torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(0))

@@ -101,7 +101,14 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     yield tmp_path_factory.mktemp("converted")
 
 
-@pytest.mark.parametrize("family", FAMILIES)
+@pytest.mark.parametrize(
+    # Their blocks are a ResNet's, but for widths and groups.
+    "family",
+    [
+        pytest.param(family, marks=pytest.mark.slow if family in ("wide_resnet", "resnext") else ())
+        for family in FAMILIES
+    ],
+)
 def test_the_exported_file_keeps_every_bit(family: str, folder: Path) -> None:
     prove(converted(family), folder / f"{family}.onnx", num_shifts=20)
 

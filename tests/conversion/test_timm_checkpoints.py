@@ -211,6 +211,7 @@ def _run(*arguments: object) -> str:
     return result.output
 
 
+@pytest.mark.slow
 def test_the_file_goes_the_whole_way(checkpoint: Path, photos: Path, tmp_path: Path) -> None:
     file, data = tmp_path / "ten.onnx", photos / "val"
     _run("export", checkpoint, "-o", file, "--image-size", 64)

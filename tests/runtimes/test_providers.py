@@ -18,6 +18,7 @@ sys.exit(pytest.main(sys.argv[1:]))
 """
 
 
+@pytest.mark.slow
 def test_the_cpu_build_on_a_gpu_machine_is_a_reason_to_skip() -> None:
     pytest.importorskip("tritonclient")
     files = ["tests/runtimes/test_onnx_sessions.py", "tests/serving/test_gpu.py"]

@@ -49,8 +49,7 @@ def test_two_processes_train_as_one(settings: Settings, tmp_path: Path, monkeypa
     48 images in batches of 10, so that the last batch is a short one. What is compared is what training changed.
     """
     monkeypatch.setenv("OMP_NUM_THREADS", "1")  # as the one process has: more threads round otherwise
-    # Of seeds 0 to 2 the first ends 0.4 % apart, the others below 0.03 %: a rounding may cross the kink of a ReLU.
-    once = {**CALM, "seed": 1, "epochs": 1, "validate_consistency": True, "flip": False, "crop_padding": 0}
+    once = {**CALM, "epochs": 1, "validate_consistency": True, "flip": False, "crop_padding": 0}
     alone = settings(out_dir=tmp_path / "alone", **once)
     run_training(alone)
     together = settings(out_dir=tmp_path / "together", sync_batch_norm=True, **once)
@@ -64,15 +63,20 @@ def test_two_processes_train_as_one(settings: Settings, tmp_path: Path, monkeypa
     for one, other in zip(expected, found, strict=True):
         assert one.pop("validation_images") == other.pop("validation_images") == "test"
         assert other == pytest.approx(one, rel=1e-4)
+    # A rounding that crosses the kink of a ReLU is felt in every weight before it: in four runs (three seeds on one
+    # processor, one on another) the largest distances were 0.01 to 0.4 % of the change. The bar is there to find images
+    # that are lost or counted twice.
     start = initial_weights(alone)
     one, other = (load_file(tmp_path / name / "last.safetensors") for name in ("alone", "together"))
     for name, weight in start.items():
         change = (one[name] - weight).norm()
         assert change > 0
-        assert (other[name] - one[name]).norm() < 1e-3 * change, name
+        assert (other[name] - one[name]).norm() < 1e-2 * change, name
 
 
-@pytest.mark.parametrize("more", [{}, {"nnodes": 1, "node_rank": 0, "rdzv_endpoint": "env://"}])
+@pytest.mark.parametrize(
+    "more", [{}, pytest.param({"nnodes": 1, "node_rank": 0, "rdzv_endpoint": "env://"}, marks=pytest.mark.slow)]
+)
 def test_an_error_is_said_once_and_not_tried_again(
     more: dict[str, Any], settings: Settings, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:

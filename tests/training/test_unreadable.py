@@ -66,6 +66,7 @@ def errors_of(process: Process, runs: list[TrainSettings]) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_all_processes_say_which_image_it_was(tmp_path: Path, settings: Settings) -> None:
     """One of two processes meets the image, while training and while validating."""
     runs = []

@@ -301,7 +301,8 @@ def test_hashes_are_those_of_the_files(exports: dict[str, Path], images: Images)
 
 
 @pytest.mark.parametrize(
-    ("arguments", "size"), [({"selection": "float"}, (16, 16)), ({"criterion": "l1_min"}, (16, 24))]
+    ("arguments", "size"),
+    [pytest.param({"selection": "float"}, (16, 16), marks=pytest.mark.slow), ({"criterion": "l1_min"}, (16, 24))],
 )
 def test_float_selection_other_criteria_and_rectangles(
     arguments: dict[str, str], size: tuple[int, int], tmp_path: Path
