@@ -7,7 +7,8 @@ outputs; a runtime only fills in `_execute`.
 from __future__ import annotations
 
 import abc
-import threading
+import contextlib
+from collections.abc import Iterator
 from types import TracebackType
 from typing import Any, Protocol, Self, runtime_checkable
 
@@ -16,6 +17,7 @@ import numpy.typing as npt
 
 from aps_deploy.errors import ApsError
 from aps_deploy.runtimes.availability import Device, RuntimeName
+from aps_deploy.runtimes.gate import Gate
 from aps_deploy.runtimes.inputs import InputSpec, check_images
 from aps_deploy.runtimes.metadata import ModelMetadata
 
@@ -66,11 +68,11 @@ class Session(Protocol):
 
         Raises:
             InputError: the images have a dtype, shape or size the model does not take.
-            ApsError: the runtime failed.
+            ApsError: the runtime failed, or the session is closed.
         """
 
     def close(self) -> None:
-        """Free the model; closing twice does nothing."""
+        """Free the model once the runs that other threads have begun are over; closing twice does nothing."""
 
     def __enter__(self) -> Self: ...
 
@@ -111,13 +113,15 @@ class BaseSession(abc.ABC):
         self.source = source
         # A file of another tool calls its first output what it likes.
         self.output_names = output_names if LOGITS in output_names else (LOGITS, *output_names[1:])
-        self._closed = False
-        self._closing = threading.Lock()
+        self._gate = Gate()
 
     def run(self, images: npt.NDArray[np.float32]) -> Outputs:
         """Return the outputs for images (N, 3, H, W) float32; see `Session.run`."""
-        self._check_open()
-        check_images(images, self.input_spec, self.metadata, self.source)
+        with self._open():
+            check_images(images, self.input_spec, self.metadata, self.source)
+            return self._run_slices(images)
+
+    def _run_slices(self, images: npt.NDArray[np.float32]) -> Outputs:
         batch = self.input_spec.batch
         if batch is None or len(images) == batch:
             return self._run_slice(images)
@@ -161,22 +165,21 @@ class BaseSession(abc.ABC):
         """Return the outputs in the file's order, as arrays nobody else writes to."""
 
     def close(self) -> None:
-        """Free the model; closing twice does nothing."""
-        with self._closing:
-            is_first, self._closed = not self._closed, True
-        if is_first:
+        """Free the model once the runs that other threads have begun are over; closing twice does nothing."""
+        if self._gate.close():
             self._release()
 
-    def _check_open(self) -> None:
-        if self._closed:
-            raise self._closed_error()
-
-    def _closed_error(self) -> ApsError:
-        return ApsError(f"the session of {self.source} is closed; open it again with open_session.")
+    @contextlib.contextmanager
+    def _open(self) -> Iterator[None]:
+        """Keep the session open for the block, or say that it is closed."""
+        with self._gate.enter() as is_open:
+            if not is_open:
+                raise ApsError(f"the session of {self.source} is closed; open it again with open_session.")
+            yield
 
     @abc.abstractmethod
     def _release(self) -> None:
-        """Drop what holds the model's memory."""
+        """Drop what holds the model's memory; nothing runs any more."""
 
     def __enter__(self) -> Self:
         return self
@@ -187,5 +190,5 @@ class BaseSession(abc.ABC):
         self.close()
 
     def __repr__(self) -> str:
-        state = "closed" if self._closed else self.device
+        state = "closed" if self._gate.is_closed else self.device
         return f"<{type(self).__name__} of {self.source} on {self.runtime} ({state})>"

@@ -6,9 +6,7 @@ PyTorch owns the memory and the streams. Each lane of a session is a stream with
 
 from __future__ import annotations
 
-import contextlib
 import os
-from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -99,24 +97,27 @@ class TensorRtSession(BaseSession):
 
         Raises:
             InputError: the images have a dtype, shape or place the engine does not take.
-            ApsError: the engine or CUDA failed.
+            ApsError: the engine or CUDA failed, or the session is closed.
         """
-        self._check_open()
-        _check_tensor(images, self.source)
-        shape = tuple(images.shape)
-        # An array of that shape that holds nothing: the checks are about shapes.
-        check_images(np.broadcast_to(np.float32(0), shape), self.input_spec, self.metadata, self.source)
-        with self._lane() as lane:
-            parts = [
-                self._run_tensor_piece(lane, piece, images[piece.rows])
-                for piece in pieces_of(shape, self._ranges, self.source)
-            ]
-        import torch
-
-        values = parts[0] if len(parts) == 1 else [torch.cat(each) for each in zip(*parts, strict=True)]
+        with self._open():
+            _check_tensor(images, self.source)
+            shape = tuple(images.shape)
+            # An array of that shape that holds nothing: the checks are about shapes.
+            check_images(np.broadcast_to(np.float32(0), shape), self.input_spec, self.metadata, self.source)
+            values = self._execute_tensors(images)
         outputs = dict(zip(self.output_names, values, strict=True))
         outputs[LOGITS] = outputs[LOGITS].float()
         return outputs
+
+    def _execute_tensors(self, images: torch.Tensor) -> list[torch.Tensor]:
+        import torch
+
+        with self._lanes.lend() as lane:
+            parts = [
+                self._run_tensor_piece(lane, piece, images[piece.rows])
+                for piece in pieces_of(tuple(images.shape), self._ranges, self.source)
+            ]
+        return parts[0] if len(parts) == 1 else [torch.cat(each) for each in zip(*parts, strict=True)]
 
     @staticmethod
     def _run_tensor_piece(lane: Lane, piece: Piece, images: torch.Tensor) -> list[torch.Tensor]:
@@ -130,7 +131,7 @@ class TensorRtSession(BaseSession):
 
     def _execute(self, images: npt.NDArray[Any]) -> list[npt.NDArray[Any]]:
         pieces = pieces_of(images.shape, self._ranges, self.source)
-        with self._lane() as lane:
+        with self._lanes.lend() as lane:
             parts = [self._run_piece(lane, piece, images[piece.rows]) for piece in pieces]
         return parts[0] if len(parts) == 1 else [np.concatenate(values) for values in zip(*parts, strict=True)]
 
@@ -143,13 +144,6 @@ class TensorRtSession(BaseSession):
         outputs = lane.runner(piece.range, images.shape).run(images)
         return [values[:count] for values in outputs]
 
-    @contextlib.contextmanager
-    def _lane(self) -> Iterator[Lane]:
-        with self._lanes.lend() as lane:
-            if lane is None:  # closed by another thread since the run began
-                raise self._closed_error()
-            yield lane
-
     def _new_runner(self, profile: ShapeRange, shape: Shape, stream: Any) -> ShapeRunner:
         return ShapeRunner(
             self._loaded,
@@ -161,7 +155,7 @@ class TensorRtSession(BaseSession):
         )
 
     def _release(self) -> None:
-        # Contexts before the engine they were made of, and neither while a thread or the GPU works with them.
+        # Contexts before the engine they were made of, and neither while the GPU works with them.
         self._lanes.close()
         del self._loaded
 

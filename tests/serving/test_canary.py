@@ -22,6 +22,7 @@ from aps_deploy.models import create_model
 from aps_deploy.runtimes import METADATA_KEY, ModelMetadata
 from aps_deploy.serving.canary import compare
 from aps_deploy.serving.canary_record import Promise, promise_of
+from tests.concurrency import wait_until
 from tests.runtimes import graphs
 from tests.serving.support import Running, float_list, running
 
@@ -71,13 +72,6 @@ def values(server: Running, name: str) -> dict[tuple[str, str], float]:
     return {(s.labels["model"], s.labels["version"]): s.value for s in samples if s.name == name}
 
 
-def wait_for(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + 60
-    while not condition():
-        assert time.monotonic() < deadline, "it never comes"
-        time.sleep(0.005)
-
-
 def runs(server: Running, model: tuple[str, str], count: int) -> Callable[[], bool]:
     return lambda: values(server, "aps_canary_runs_total").get(model, 0) >= count
 
@@ -91,7 +85,7 @@ def test_a_network_that_keeps_its_promise(tmp_path: Path) -> None:
     before = time.time()
     with running(file, canary_s=0.01, canary_unready=True) as server:
         net = ("net", "1")
-        wait_for(runs(server, net, 3))
+        wait_until(runs(server, net, 3))
         assert values(server, "aps_shift_consistency") == {net: 1}
         assert values(server, "aps_shift_bit_identity") == {net: 1}
         assert values(server, "aps_canary_held") == {net: 1}
@@ -119,7 +113,7 @@ def test_a_failure_is_logged_with_its_shift_and_ends_readiness_until_it_is_mende
     image, net = picture(tmp_path / "picture.png"), ("net", "1")
     options: dict[str, Any] = {"canary_s": 0.01, "canary_image": image, "canary_unready": True, "allow_control": True}
     with running(tmp_path / "models", **options) as server:
-        wait_for(lambda: server.request("GET", "/v2/health/ready")[0] == 400)
+        wait_until(lambda: server.request("GET", "/v2/health/ready")[0] == 400)
         assert values(server, "aps_canary_failures_total")[net] >= 1
         assert values(server, "aps_shift_consistency")[net] < 1
         assert values(server, "aps_shift_bit_identity")[net] < 1
@@ -136,7 +130,7 @@ def test_a_failure_is_logged_with_its_shift_and_ends_readiness_until_it_is_mende
         assert 0 < first["broken_shifts"] <= first["num_shifts"] == 8 and first["max_logit_change"] > 0
         graphs.save(invariant(), file)
         assert server.request("POST", "/v2/repository/models/net/load")[0] == 200
-        wait_for(runs(server, net, 1))
+        wait_until(runs(server, net, 1))
         assert server.request("GET", "/v2/health/ready")[0] == 200
         assert values(server, "aps_shift_consistency") == {net: 1}
 
@@ -150,7 +144,7 @@ def infer(server: Running) -> tuple[int, Any]:
 def test_a_failure_leaves_readiness_alone_unless_asked(tmp_path: Path) -> None:
     file = graphs.save(looking_at_a_corner(), tmp_path / "net.onnx")
     with running(file, canary_s=0.01, canary_image=picture(tmp_path / "picture.png")) as server:
-        wait_for(lambda: values(server, "aps_canary_failures_total")[("net", "1")] >= 2)
+        wait_until(lambda: values(server, "aps_canary_failures_total")[("net", "1")] >= 2)
         assert server.request("GET", "/v2/health/ready")[0] == 200
         assert server.request("GET", "/v2/models/net/ready")[0] == 200
 
@@ -160,7 +154,7 @@ def test_a_network_that_promises_nothing_is_reported(tmp_path: Path, metadata: M
     file = graphs.save(looking_at_a_corner(metadata), tmp_path / "net.onnx")
     net, image = ("net", "1"), picture(tmp_path / "picture.png")
     with running(file, canary_s=0.01, canary_image=image, canary_unready=True) as server:
-        wait_for(runs(server, net, 3))
+        wait_until(runs(server, net, 3))
         assert values(server, "aps_shift_consistency")[net] < 1
         assert values(server, "aps_canary_held") == values(server, "aps_canary_failures_total") == {net: 0}
         assert server.request("GET", "/v2/health/ready")[0] == 200
@@ -185,7 +179,7 @@ def test_it_passes_again(tmp_path: Path, caplog: pytest.LogCaptureFixture, monke
         for breaks, status in ((False, 200), (True, 400), (False, 200), (True, 400)):
             is_broken[0] = breaks
             count = values(server, "aps_canary_runs_total").get(("net", "1"), 0)
-            wait_for(runs(server, ("net", "1"), int(count) + 2))
+            wait_until(runs(server, ("net", "1"), int(count) + 2))
             assert server.request("GET", "/v2/health/ready")[0] == status
     assert len(records(caplog, "the canary passes again")) == 1
     assert records(caplog, "the canary failed")[0]["max_logit_change"] is None
@@ -196,7 +190,7 @@ def test_models_of_every_kind(repository: Path, caplog: pytest.LogCaptureFixture
     caplog.set_level(logging.INFO, "aps_deploy.serving")
     with running(repository, canary_s=0.01) as server:
         for name in ("tiny", "half", "fixed"):
-            wait_for(runs(server, (name, "1"), 2))
+            wait_until(runs(server, (name, "1"), 2))
             assert values(server, "aps_shift_consistency")[(name, "1")] == 1
         assert ("grown", "10") not in values(server, "aps_shift_consistency")
     without = records(caplog, "no canary watches the model: it takes no RGB images")
@@ -207,7 +201,7 @@ def test_a_full_queue_skips_it_and_requests_go_first(tmp_path: Path) -> None:
     """With a queue of one and a delay that keeps its request there, the canary never gets through."""
     file = graphs.save(invariant(), tmp_path / "net.onnx")
     with running(file, canary_s=0.01, max_queue=1, batch_delay_ms=300.0) as server:
-        wait_for(lambda: values(server, "aps_canary_skipped_total")[("net", "1")] >= 3)
+        wait_until(lambda: values(server, "aps_canary_skipped_total")[("net", "1")] >= 3)
         assert infer(server)[0] == 200
         assert values(server, "aps_canary_runs_total") == {("net", "1"): 0}
         assert "aps_shift_consistency{" not in server.request("GET", "/metrics")[2].decode()
@@ -229,7 +223,7 @@ def test_the_image_packaged_with_the_model_is_taken(tmp_path: Path, caplog: pyte
         '{ data_type: TYPE_FP32 dims: [3, 12, 16] input_data_file: "image" } } }\n'
     )
     with running(tmp_path / "models", canary_s=0.01) as server:
-        wait_for(runs(server, ("net", "1"), 1))
+        wait_until(runs(server, ("net", "1"), 1))
     (watched,) = records(caplog, "a canary watches the model")
     assert watched == {"model": "net", "version": "1", "promise": "bits", "image_size": [12, 16]}
 

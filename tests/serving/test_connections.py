@@ -19,6 +19,7 @@ from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 from aps_deploy.serving.connections import NUM_SPARE
+from tests.concurrency import wait_until
 from tests.runtimes import graphs
 from tests.serving.support import CLIENTS, Running, running, tensor
 
@@ -227,13 +228,6 @@ def test_one_connection_too_many(repository: Path) -> None:
         assert server.request("GET", "/v2/health/live")[0] == server.request("GET", "/v2/health/ready")[0] == 200
         served.pop().close()
         wait_until(lambda: server.request("GET", "/v2")[0] == 200)
-
-
-def wait_until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_S
-    while not condition():
-        assert time.monotonic() < deadline, "it never comes"
-        time.sleep(0.01)
 
 
 def test_far_too_many_connections_are_closed_without_a_word(repository: Path) -> None:

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import collections
 import contextlib
-import threading
-from collections.abc import Callable, Iterator, Sequence
+import queue
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from aps_deploy.runtimes.tensorrt.shape_ranges import Shape, ShapeRange
@@ -54,40 +54,29 @@ class Lane:
 
 
 class Lanes:
-    """The lanes of a session: each is lent to one thread at a time, until they are closed.
+    """The lanes of a session; each is lent to one thread at a time.
 
     Args:
         lanes: all of them.
     """
 
-    def __init__(self, lanes: Sequence[Lane]) -> None:
-        self._free = list(lanes)
-        self._num_lanes = len(lanes)
-        self._is_closed = False
-        self._changed = threading.Condition()
+    def __init__(self, lanes: Iterable[Lane]) -> None:
+        # The one used last comes first: its shapes are ready.
+        self._free: queue.LifoQueue[Lane] = queue.LifoQueue()
+        for lane in lanes:
+            self._free.put(lane)
 
     @contextlib.contextmanager
-    def lend(self) -> Iterator[Lane | None]:
-        """Lend a lane for the block, waiting until one is free; None where they are closed, or are meanwhile."""
-        lane = None
+    def lend(self) -> Iterator[Lane]:
+        """Lend a lane for the block, waiting until one is free."""
+        lane = self._free.get()
         try:
-            with self._changed:
-                self._changed.wait_for(lambda: self._free or self._is_closed)
-                if not self._is_closed:
-                    lane = self._free.pop()  # the one used last, whose shapes are ready
             yield lane
         finally:
-            if lane is not None:
-                with self._changed:
-                    self._free.append(lane)
-                    self._changed.notify_all()
+            self._free.put(lane)
 
     def close(self) -> None:
-        """Lend no lane any more, wait for those that are lent and for the GPU, and drop all of them."""
-        with self._changed:
-            self._is_closed = True
-            self._changed.notify_all()
-            self._changed.wait_for(lambda: len(self._free) == self._num_lanes)
-            # Dropped here, not with the last reference to a lane, which a thread may keep a moment longer.
-            for lane in self._free:
-                lane.close()
+        """Wait for the GPU and drop all lanes; no thread has one any more."""
+        # Dropped here, not with the last reference to a lane, which a thread may keep a moment longer.
+        while not self._free.empty():
+            self._free.get().close()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +14,11 @@ import pytest
 from aps_deploy.errors import ApsError
 from aps_deploy.runtimes.tensorrt.lanes import Lanes
 from aps_deploy.runtimes.tensorrt_session import TensorRtSession
+from tests.concurrency import WAIT_S, Caller, wait_until
 from tests.export.engines.toys import toy
 from tests.runtimes.tensorrt.fake_engine import FakeContext, fake_toolkit, write_plan
 
 IMAGES = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)
-WAIT_S = 30
 CLOSED = "is closed; open it again with open_session"
 
 
@@ -31,32 +31,7 @@ def _session(plan: Path, num_contexts: int = 1) -> TensorRtSession:
     return TensorRtSession(plan, num_contexts=num_contexts, toolkit=fake_toolkit())
 
 
-class Caller:
-    """A thread that does one thing; what came of it is in `result`."""
-
-    def __init__(self, work: Callable[[], Any]) -> None:
-        self.result: Any = None
-        self._thread = threading.Thread(target=self._call, args=(work,), daemon=True)
-        self._thread.start()
-
-    def _call(self, work: Callable[[], Any]) -> None:
-        try:
-            self.result = work()
-        except BaseException as error:  # shown by whoever compares
-            self.result = error
-
-    @property
-    def is_busy(self) -> bool:
-        return self._thread.is_alive()
-
-    def end(self) -> Any:
-        """Return what came of it, after waiting for it."""
-        self._thread.join(WAIT_S)
-        assert not self.is_busy, "it waits for ever"
-        return self.result
-
-
-def test_closing_waits_for_a_run_and_sends_everybody_else_away(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_closing_waits_for_who_has_a_lane_and_who_waits_for_one(plan: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     session = _session(plan)
     expected = session.run(IMAGES)["logits"]
     inside, may_go, asks = threading.Event(), threading.Event(), threading.Event()
@@ -75,16 +50,16 @@ def test_closing_waits_for_a_run_and_sends_everybody_else_away(plan: Path, monke
     running = Caller(lambda: session.run(IMAGES)["logits"])
     assert inside.wait(WAIT_S)
     monkeypatch.setattr(Lanes, "lend", noted)
-    waiting = Caller(lambda: session.run(IMAGES))
+    waiting = Caller(lambda: session.run(IMAGES)["logits"])
     assert asks.wait(WAIT_S)
     closing = Caller(session.close)
-    # The one without a lane is told at once, not when the run is over.
-    assert isinstance(waiting.end(), ApsError) and CLOSED in str(waiting.result)
-    assert running.is_busy and closing.is_busy
+    wait_until(lambda: "(closed)" in repr(session))
     with pytest.raises(ApsError, match=CLOSED):
         session.run(IMAGES)
+    assert running.is_busy and waiting.is_busy and closing.is_busy
     may_go.set()
     np.testing.assert_array_equal(running.end(), expected)
+    np.testing.assert_array_equal(waiting.end(), expected)
     assert closing.end() is None
 
 
@@ -114,7 +89,7 @@ def test_threads_that_are_running_get_their_answers_or_the_sentence(
 def test_what_the_lanes_held_is_gone_when_they_are_closed(plan: Path) -> None:
     session = _session(plan)
     session.run(IMAGES)
-    with session._lane() as lane:
+    with session._lanes.lend() as lane:
         assert len(lane._runners) == 1
     session.close()
     assert len(lane._runners) == 0  # although this test still holds the lane

@@ -31,7 +31,7 @@ def _images(count: int, seed: int = 0) -> torch.Tensor:
 
 
 def _stream(session: TensorRtSession) -> FakeStream:
-    with session._lane() as lane:
+    with session._lanes.lend() as lane:
         stream: FakeStream = lane._stream
     return stream
 
