@@ -28,7 +28,7 @@ from aps_deploy.runtimes.onnxruntime_session import session_options
 from benchmarks.calls import as_array, create_session, random_images
 from benchmarks.machine import machine
 from benchmarks.networks import Setting, exported
-from benchmarks.reporting import RESULTS_FOLDER, add_common_options, keep
+from benchmarks.reporting import RESULTS_FOLDER, add_common_options, keep, run_command
 
 RESULTS = RESULTS_FOLDER / "breakdown.json"
 SETTINGS = ("resnet18_aps3:224:8",)
@@ -115,4 +115,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

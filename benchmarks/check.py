@@ -28,7 +28,7 @@ from rich.table import Table
 
 from aps_deploy.console import print_table
 from benchmarks.machine import machine
-from benchmarks.reporting import RESULTS_FOLDER
+from benchmarks.reporting import RESULTS_FOLDER, run_command
 
 # What a short run measures of each benchmark; the settings are among the kept ones.
 SHORT = {
@@ -171,4 +171,4 @@ def _options(arguments: Sequence[str] | None) -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

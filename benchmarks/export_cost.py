@@ -21,7 +21,7 @@ from aps_deploy.export.forms import POLYPHASE_FORMS
 from aps_deploy.models import create_model, save_checkpoint
 from aps_deploy.preprocessing import CIFAR10, IMAGENET
 from benchmarks.machine import machine
-from benchmarks.reporting import RESULTS_FOLDER, add_write_option, cells, judged, keep
+from benchmarks.reporting import RESULTS_FOLDER, add_write_option, cells, judged, keep, run_command
 from benchmarks.startup import COMMAND, cost
 
 RESULTS = RESULTS_FOLDER / "export_cost.json"
@@ -89,4 +89,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -27,7 +27,7 @@ from benchmarks.graph_costs import (
     operations_by_kind,
 )
 from benchmarks.networks import Setting, exported
-from benchmarks.reporting import RESULTS_FOLDER, add_write_option, keep
+from benchmarks.reporting import RESULTS_FOLDER, add_write_option, keep, run_command
 
 RESULTS = RESULTS_FOLDER / "floor.json"
 PAGE = Path(__file__).resolve().parent.parent / "docs" / "performance.md"
@@ -124,4 +124,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -24,7 +24,7 @@ from benchmarks.calls import say_without_kernels
 from benchmarks.comparing import Pair, record, table_of
 from benchmarks.layer_alone import FORMS, LayerSetting
 from benchmarks.machine import machine
-from benchmarks.reporting import RESULTS_FOLDER, add_common_options, keep
+from benchmarks.reporting import RESULTS_FOLDER, add_common_options, keep, run_command
 
 RESULTS = RESULTS_FOLDER / "growth.json"
 AROUND = LayerSetting(channels=64, side=48, batch=2)
@@ -95,4 +95,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

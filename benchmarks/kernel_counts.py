@@ -27,7 +27,7 @@ from aps_deploy.export.precisions import Precision
 from aps_deploy.models import create_model
 from aps_deploy.runtimes.tensorrt.toolkit import Toolkit, load_toolkit
 from benchmarks.machine import machine
-from benchmarks.reporting import RESULTS_FOLDER, add_write_option, keep
+from benchmarks.reporting import RESULTS_FOLDER, add_write_option, keep, parse_setting, run_command
 
 RESULTS = RESULTS_FOLDER / "kernel_counts.json"
 SETTINGS = ("resnet18_aps3:224", "resnet18_aps3:64")
@@ -51,11 +51,11 @@ def measure(
     setting: str, profiles: list[str], precisions: list[Precision], toolkit: Toolkit
 ) -> Iterator[dict[str, Any]]:
     """Yield the kernels of every network of a setting ``NAME:SIDE``, for each profile and precision."""
-    name, side = setting.split(":")
+    name, (side,) = parse_setting(setting, "NAME:SIDE")
     selections = len(create_model(name).selection_layers)
     archs = {"strided": name.partition("_aps")[0], "lpf": name.replace("_aps", "_lpf"), **dict.fromkeys(FORMS, name)}
     traced = {
-        arch: trace_onnx(create_model(arch).eval(), height=int(side), width=int(side), opset=20)
+        arch: trace_onnx(create_model(arch).eval(), height=side, width=side, opset=20)
         for arch in dict.fromkeys(archs.values())
     }
     for precision in precisions:
@@ -98,4 +98,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

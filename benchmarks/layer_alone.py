@@ -6,6 +6,7 @@ again: what is left is what every exported network holds of the layer, whatever 
 
 from __future__ import annotations
 
+import re
 import types
 from dataclasses import dataclass
 
@@ -13,6 +14,7 @@ import onnx
 from onnx import helper
 from torch import Tensor, nn
 
+from aps_deploy.errors import InputError
 from aps_deploy.export.forms import PolyphaseForm
 from aps_deploy.export.onnx_export import finish_onnx, trace_onnx
 from aps_deploy.layers import APS, Downsample, LowPassDownsample, Selections
@@ -64,10 +66,24 @@ class LayerSetting:
 
     @staticmethod
     def parse(text: str) -> LayerSetting:
-        """Return the setting that ``text`` names."""
-        shape, batch, *stride = text.split(":")
-        channels, height, _ = shape.split("x")
-        return LayerSetting(int(channels), int(height), int(batch), int(stride[0].removeprefix("s")) if stride else 2)
+        """Return the setting that ``text`` names.
+
+        Raises:
+            InputError: it names none, or maps that the stride does not divide.
+        """
+        found = re.fullmatch(r"([1-9]\d*)x([1-9]\d*)x\2:([1-9]\d*)(?::s([2-4]))?", text)
+        if found is None:
+            raise InputError(
+                f"the setting is {text}; accepted is CHANNELSxSIDExSIDE:BATCH, with :s3 or :s4 where the stride is not "
+                "2, such as 64x56x56:1."
+            )
+        channels, side, batch, stride = (int(number) for number in found.groups(default="2"))
+        if side % stride:
+            raise InputError(
+                f"the setting {text} has sides of {side}; a stride of {stride} takes its multiples, such as "
+                f"{side - side % stride + stride}."
+            )
+        return LayerSetting(channels, side, batch, stride)
 
     def __str__(self) -> str:
         stride = "" if self.stride == 2 else f":s{self.stride}"

@@ -18,7 +18,7 @@ from benchmarks.calls import RUNTIMES, say_without_kernels, usable
 from benchmarks.comparing import Pair, record, table_of
 from benchmarks.layer_alone import FORMS, LayerSetting
 from benchmarks.machine import machine
-from benchmarks.reporting import RESULTS_FOLDER, add_common_options, keep
+from benchmarks.reporting import RESULTS_FOLDER, add_common_options, keep, run_command
 
 RESULTS = RESULTS_FOLDER / "layers.json"
 MAPS = ("16x112x112", "64x112x112", "128x56x56", "256x28x28", "512x14x14")
@@ -57,4 +57,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -28,7 +28,7 @@ from benchmarks.calls import Call, as_array, onnx_call, random_images, torch_cal
 from benchmarks.graph_costs import SizedGraph, largest_alive
 from benchmarks.machine import machine
 from benchmarks.networks import SETTINGS, Setting, exported
-from benchmarks.reporting import RESULTS_FOLDER, add_write_option, keep
+from benchmarks.reporting import RESULTS_FOLDER, add_write_option, keep, run_command
 
 RESULTS = RESULTS_FOLDER / "memory.json"
 RUNTIMES = ("onnxruntime", "torch")
@@ -132,4 +132,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

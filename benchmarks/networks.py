@@ -21,6 +21,7 @@ import onnx
 import torch
 
 from aps_deploy.console import print_table
+from aps_deploy.errors import InputError
 from aps_deploy.export.forms import PolyphaseForm
 from aps_deploy.export.onnx_export import finish_onnx, trace_onnx
 from aps_deploy.models import SelectingNetwork, create_model
@@ -39,7 +40,7 @@ from benchmarks.calls import (
 )
 from benchmarks.comparing import Pair, record, table_of
 from benchmarks.machine import machine
-from benchmarks.reporting import RESULTS_FOLDER, add_common_options, keep
+from benchmarks.reporting import RESULTS_FOLDER, add_common_options, keep, parse_setting, run_command
 
 RESULTS = RESULTS_FOLDER / "networks.json"
 SETTINGS = ("resnet18_aps3:224:1", "resnet18_aps3:224:8", "resnet20_aps3:32:64")
@@ -65,8 +66,10 @@ class Setting:
     @staticmethod
     def parse(text: str) -> Setting:
         """Return the setting that ``text`` names."""
-        name, side, batch = text.split(":")
-        return Setting(name, int(side), int(batch))
+        name, (side, batch) = parse_setting(text, "NAME:SIDE:BATCH")
+        if "_aps" not in name:
+            raise InputError(f"the setting {text} names no network with APS, such as resnet18_aps3.")
+        return Setting(name, side, batch)
 
     def __str__(self) -> str:
         return f"{self.name}:{self.side}:{self.batch}"
@@ -141,4 +144,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

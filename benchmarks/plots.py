@@ -22,7 +22,7 @@ from matplotlib.figure import Figure
 
 from aps_deploy.files import atomic_path
 from benchmarks.graph_costs import KINDS
-from benchmarks.reporting import RESULTS_FOLDER
+from benchmarks.reporting import RESULTS_FOLDER, run_command
 
 FOLDER = Path(__file__).resolve().parent.parent / "docs"
 
@@ -204,4 +204,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

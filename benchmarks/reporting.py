@@ -1,15 +1,47 @@
-"""What the benchmarks share: the option that keeps a result, its file, and the bar beside a median."""
+"""What the benchmarks share: how they start and fail, settings, the option that keeps a result, bars and medians."""
 
 from __future__ import annotations
 
 import argparse
 import re
+import sys
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
+from aps_deploy.edge import ending
+from aps_deploy.errors import InputError
 from aps_deploy.files import write_json
 
 RESULTS_FOLDER = Path(__file__).with_name("results")
+
+
+def run_command(main: Callable[[], int | None]) -> NoReturn:
+    """Run a benchmark and exit with its code; what a user caused is one sentence, as in the commands of the package."""
+    try:
+        sys.exit(main())
+    except (Exception, KeyboardInterrupt) as error:
+        known = ending(error)
+        if known is None:
+            raise
+        print(known.line, file=sys.stderr)
+        sys.exit(known.exit_code)
+
+
+def parse_setting(text: str, spelling: str) -> tuple[str, list[int]]:
+    """Return the name and the numbers of a setting such as ``resnet18_aps3:224:8``.
+
+    Args:
+        text: what the user wrote.
+        spelling: what is accepted, such as ``NAME:SIDE:BATCH``.
+
+    Raises:
+        InputError: the setting has other parts.
+    """
+    name, *numbers = text.split(":")
+    if len(numbers) != spelling.count(":") or not all(number.isdecimal() for number in numbers):
+        raise InputError(f"the setting is {text}; accepted is {spelling}, with whole numbers after the name.")
+    return name, [int(number) for number in numbers]
 
 
 def add_write_option(parser: argparse.ArgumentParser, results: Path) -> None:

@@ -26,7 +26,7 @@ from aps_deploy.plugins.triton.usage import kernels_on, why_unavailable
 from benchmarks.gpu import bandwidth, identity, networks
 from benchmarks.gpu.result import Entry, Result
 from benchmarks.machine import machine
-from benchmarks.reporting import RESULTS_FOLDER, cells, gpu_file_name
+from benchmarks.reporting import RESULTS_FOLDER, cells, gpu_file_name, run_command
 
 PARTS = ("bandwidth", "bits", "compiled")
 ROUNDS, IMAGES, SHIFTS = 20, 4, 8
@@ -132,4 +132,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)

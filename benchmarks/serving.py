@@ -43,7 +43,7 @@ from aps_deploy.runtimes.onnxruntime_session import session_options, start_sessi
 from benchmarks.machine import machine
 from benchmarks.networks import exported
 from benchmarks.peers import Peer, missing, peer
-from benchmarks.reporting import RESULTS_FOLDER, add_write_option, cells, judged, keep
+from benchmarks.reporting import RESULTS_FOLDER, add_write_option, cells, judged, keep, parse_setting, run_command
 
 RESULTS = RESULTS_FOLDER / "serving.json"
 TOY = "two_convolutions"
@@ -85,8 +85,8 @@ class Setting:
     @staticmethod
     def parse(text: str) -> Setting:
         """Return the setting that ``text`` names."""
-        name, side, threads = text.split(":")
-        return Setting(name, int(side), int(threads))
+        name, (side, threads) = parse_setting(text, "NAME:SIDE:THREADS")
+        return Setting(name, side, threads)
 
     @property
     def num_threads(self) -> int:
@@ -315,4 +315,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -32,7 +32,7 @@ from aps_deploy.export import export_checkpoint
 from aps_deploy.images import find_images_anywhere
 from aps_deploy.packaged import packaged_images
 from benchmarks.machine import machine
-from benchmarks.reporting import RESULTS_FOLDER, add_write_option, cells, judged, keep
+from benchmarks.reporting import RESULTS_FOLDER, add_write_option, cells, judged, keep, run_command
 
 RESULTS = RESULTS_FOLDER / "startup.json"
 PACKAGED = "resnet20_aps3.cifar10"
@@ -150,4 +150,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

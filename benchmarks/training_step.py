@@ -27,7 +27,7 @@ from aps_deploy.models import SelectingNetwork, create_model
 from benchmarks.authors_step import in_permuting_form
 from benchmarks.machine import machine
 from benchmarks.networks import Setting
-from benchmarks.reporting import add_write_option, cells, judged, keep
+from benchmarks.reporting import add_write_option, cells, judged, keep, run_command
 
 RESULTS = Path(__file__).with_name("results")
 SETTINGS = ("resnet18_aps3:224:8", "resnet20_aps3:32:128")
@@ -143,4 +143,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

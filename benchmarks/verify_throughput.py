@@ -47,7 +47,7 @@ from aps_deploy.verification import measure_consistency, shift_set, verify_path
 from aps_deploy.verification.paths import save_reference_path
 from aps_deploy.verification.shifts import ShiftSet
 from benchmarks.machine import machine
-from benchmarks.reporting import add_write_option, keep
+from benchmarks.reporting import add_write_option, keep, run_command
 
 RESULTS = Path(__file__).with_name("results") / "verify_throughput.json"
 
@@ -201,4 +201,4 @@ def _options() -> argparse.Namespace:
 
 
 if __name__ == "__main__":
-    main()
+    run_command(main)

@@ -1,8 +1,7 @@
 """Runs `benchmarks.gpu.report`."""
 
-import sys
-
 from benchmarks.gpu.report import main
+from benchmarks.reporting import run_command
 
 if __name__ == "__main__":
-    sys.exit(main())
+    run_command(main)
