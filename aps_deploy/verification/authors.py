@@ -48,6 +48,21 @@ class AuthorsProtocol:
     change: Literal["none", "erase", "flip"] = "none"
     erased_side: int = 3
 
+    def describe(self) -> str:
+        """Return how it moves the images, and what is done to them before, for people who read its numbers."""
+        range_of = f"by {self.low} to {self.high - 1} pixels per axis"
+        moved = {
+            "circular": f"circularly {range_of}",
+            "crop": f"{range_of} as a window over the image with {_CROP_PADDING} pixels of its mean colour around it, "
+            "where pixels leave and others come in and nothing is promised",
+        }
+        before = {
+            "none": "",
+            "erase": f", after a square of {self.erased_side} x {self.erased_side} pixels was blanked",
+            "flip": ", after they were turned upside down, which no recipe trains for (hence the accuracies)",
+        }
+        return f"{moved[self.shift]}{before[self.change]}"
+
 
 CIFAR_PROTOCOL = AuthorsProtocol("cifar", -3, 3, 256, "batches")
 CIFAR_CROP_PROTOCOL = AuthorsProtocol("cifar-crop", -3, 3, 256, "batches", shift="crop")

@@ -10,6 +10,7 @@ from aps_deploy.files import write_text
 from aps_deploy.training.reproduction.plots import PLOT_FILE
 from aps_deploy.training.reproduction.records import TABLE_FILE, Record, evaluate_command, read_record, train_command
 from aps_deploy.training.reproduction.table import Row, Table, read_table
+from aps_deploy.verification.authors import PROTOCOLS
 
 _HEAD = """# Results
 
@@ -52,6 +53,7 @@ def _section(table: Table, records: dict[str, Record], results_dir: Path) -> str
     parts += [_lines(_main_rows(table, records)), ""]
     if len(table.protocols) > 1:
         parts += [_lines(_protocol_rows(table, records)), ""]
+    parts.append(_protocol_notes(table))
     if table.reported:
         parts += ["Reported by others, not measured here:\n", _lines(_reported_rows(table)), ""]
     if (results_dir / table.name / PLOT_FILE).is_file():
@@ -117,6 +119,14 @@ def _protocol_rows(table: Table, records: dict[str, Record]) -> list[list[str]]:
             cells.append(spread(entry["authors"]["consistency_percent"] for entry in found))
         rows.append(cells)
     return rows
+
+
+def _protocol_notes(table: Table) -> str:
+    """Return what the consistency of every protocol of the table counts."""
+    head = (
+        "Consistency is the share of images with the same class both times that a batch of them is moved at random:\n"
+    )
+    return "\n".join([head, *(f"- `{name}`: {PROTOCOLS[name].describe()}" for name in table.protocols), ""])
 
 
 def _reported_rows(table: Table) -> list[list[str]]:

@@ -35,10 +35,11 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 from aps_deploy.errors import InputError, known_name, near_matches
 from aps_deploy.training.settings import TrainSettings
+from aps_deploy.verification.authors import ProtocolName
 
 TABLES = Path(__file__).with_name("tables")
 
@@ -119,7 +120,7 @@ class Table:
     title: str
     note: str
     rows: tuple[Row, ...]
-    protocols: tuple[str, ...]
+    protocols: tuple[ProtocolName, ...]
     evaluate: Mapping[str, Any]
     reported: tuple[Reported, ...]
     text: str
@@ -176,11 +177,17 @@ def read_table(path: Path) -> Table:
         title=document["title"],
         note=document.get("note", ""),
         rows=tuple(rows),
-        protocols=tuple(evaluate["protocols"]),
+        protocols=_protocols(evaluate["protocols"], path),
         evaluate={key: value for key, value in evaluate.items() if key != "protocols"},
         reported=tuple(Reported(**entry) for entry in document.get("reported", [])),
         text=text,
     )
+
+
+def _protocols(names: Sequence[str], path: Path) -> tuple[ProtocolName, ...]:
+    if not names:
+        raise InputError(f"{path}: [evaluate] names no protocol; choose from {', '.join(get_args(ProtocolName))}.")
+    return tuple(known_name(name, get_args(ProtocolName), f"protocol in {path}") for name in names)
 
 
 def _rows(

@@ -77,6 +77,12 @@ def test_the_table_for_a_cpu_is_the_one_that_was_asked_for() -> None:
         ('title = "A table"', "", "has no title"),
         ("[[grid]]", "[[grid]", "cannot be read as a table"),
         ('arch = ["resnet20"]', "", "names no arch"),
+        (
+            "[[grid]]",
+            '[evaluate]\nprotocols = ["cifr"]\n[[grid]]',
+            r"unknown protocol in .*'cifr' \(did you mean cifar",
+        ),
+        ("[[grid]]", "[evaluate]\nprotocols = []\n[[grid]]", r"\[evaluate\] names no protocol; choose from cifar, "),
     ],
 )
 def test_a_wrong_declaration(old: str, new: str, message: str, tmp_path: Path) -> None:
