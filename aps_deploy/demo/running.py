@@ -23,6 +23,7 @@ from aps_deploy.demo.picture import save_heat_maps
 from aps_deploy.demo.samples import sample_folder, write_training_tree
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.export import export_checkpoint
+from aps_deploy.export.engines.engine_export import DEFAULT_FORM
 from aps_deploy.files import write_json
 from aps_deploy.images import ImageSet, find_images, load_folder
 from aps_deploy.models import load_checkpoint, packaged_models
@@ -37,7 +38,7 @@ Progress = Callable[[str, int, int], None]
 _LOGGER = logging.getLogger(__name__)
 
 STRIDED, APS = "resnet20", "resnet20_aps3"
-FORMS = ("where", "gather", "custom-op")
+FORMS = ("where", "gather", "one-pass", "custom-op")
 RESULTS_FILE = "demo.json"
 PICTURE_FILE = "shift-heat-map.png"
 REPOSITORY_FOLDER = "models"
@@ -215,7 +216,7 @@ def _steps(settings: DemoSettings, work: Path, report: Report, progress: Progres
     packaged = packaged_models()
     checkpoints = {name: packaged[f"{name}.cifar10"] for name in (STRIDED, APS)}
     files = _export(checkpoints, work, report)
-    source = next(file for file in files if file.model == APS and file.form == "where")
+    source = next(file for file in files if file.model == APS and file.form == DEFAULT_FORM)
     engine = compile_engine(source.path, work / f"{APS}.plan", report)
     if engine is not None:
         files.append(ExportedFile(APS, "plan", engine.path, engine.runtime))

@@ -25,7 +25,7 @@ from aps_deploy.export.engines.kernels import num_kernels
 from aps_deploy.export.engines.plugins import PluginBuild, plugin_build
 from aps_deploy.export.engines.precision_readback import check_precisions, read_precisions
 from aps_deploy.export.engines.settings import EngineSettings, check_settings
-from aps_deploy.export.engines.source import OnnxSource, read_source
+from aps_deploy.export.engines.source import OnnxSource, advice_on_form, read_source
 from aps_deploy.files import atomic_path
 from aps_deploy.runtimes.sidecar import sidecar_path
 from aps_deploy.runtimes.tensorrt.toolkit import TOOLKITS, EngineKind, Toolkit, check_toolkit, load_toolkit
@@ -86,9 +86,9 @@ def export_engine(
     _check_weights_stay_somewhere(source, settings)
     check_toolkit(settings.kind)
     kept = None if cache is None else EngineCache(Path(cache))
-    warnings: tuple[str, ...] = ()
     if Path(source).suffix.lower() == ".onnx":
         onnx_source = read_source(source)
+        warnings = advice_on_form(onnx_source)
     else:
         onnx_source, warnings = _exported(source, onnx_options)
     toolkit = load_toolkit(settings.kind)

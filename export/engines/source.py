@@ -69,3 +69,21 @@ def read_source(path: str | os.PathLike[str]) -> OnnxSource:
         document=json.loads(texts.get(METADATA_KEY, "{}")),
         tools=dict(sidecar.get("tools") or {}) if sidecar is not None and described else {},
     )
+
+
+def advice_on_form(source: OnnxSource) -> tuple[str, ...]:
+    """Return how to get fewer kernels, in a sentence, where the file states exact selections in a form with more."""
+    found = source.metadata
+    # Files for older toolkits (sums in limbs) are in the one form that those read.
+    if found.selection != "exact" or any(entry.limb_bits is not None for entry in found.selections):
+        return ()
+    if found.polyphase in ("where", "gather"):
+        seen = f"as `{found.polyphase}`"
+    elif found.polyphase == "custom-op":
+        seen = "as operators for CPU kernels, whose standard operators are compiled here (plugins compute `plugin`)"
+    else:
+        return ()
+    return (
+        f"{source.name} states its selections {seen}, which takes more kernels in an engine than `one-pass`; for "
+        "fewer, export the checkpoint with --polyphase one-pass and compile that file.",
+    )

@@ -23,7 +23,9 @@ def test_the_trained_network_becomes_a_plan_where_tensorrt_for_rtx_is_installed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     pytest.importorskip("tensorrt_rtx", reason="TensorRT for RTX is not installed (extra rtx)")
-    source = export_checkpoint(packaged_models()[f"{APS}.cifar10"], tmp_path / f"{APS}.where.onnx").path
+    source = export_checkpoint(
+        packaged_models()[f"{APS}.cifar10"], tmp_path / f"{APS}.one-pass.onnx", polyphase="one-pass"
+    ).path
     said: list[str] = []
     monkeypatch.setattr(toolkits, "first_gpu", lambda: None)
     found = compile_engine(source, tmp_path / f"{APS}.plan", said.append)
