@@ -61,7 +61,8 @@ class AuthorsProtocol:
             "erase": f", after a square of {self.erased_side} x {self.erased_side} pixels was blanked",
             "flip": ", after they were turned upside down, which no recipe trains for (hence the accuracies)",
         }
-        return f"{moved[self.shift]}{before[self.change]}"
+        mean = {"batches": "batches", "images": "images in batches"}[self.average]
+        return f"{moved[self.shift]}{before[self.change]}; mean over {mean} of {self.batch_size}"
 
 
 CIFAR_PROTOCOL = AuthorsProtocol("cifar", -3, 3, 256, "batches")
@@ -86,7 +87,8 @@ class AuthorsConsistency:
         protocol: what was run.
         seed: seed of the shifts.
         num_images: images measured.
-        consistency_percent: share of images whose class agrees between the two shifts of their batch.
+        consistency_percent: share of images whose class agrees between the two shifts of their batch, averaged as the
+            protocol averages.
         accuracy_percent: share of the unshifted images (changed as the protocol says) that are classified right; None
             without labels.
         protocol_accuracy_percent: the same, averaged as the protocol averages.

@@ -152,3 +152,12 @@ def test_logits_that_are_not_finite_agree_with_nothing() -> None:
     found = authors_consistency(FakeRunner(never), integer_images(4), np.zeros(4, np.int64))
     assert found.consistency_percent == 0
     assert found.accuracy_percent == 0
+
+
+def test_a_protocol_says_how_it_moves_and_averages() -> None:
+    words = {name: protocol.describe() for name, protocol in PROTOCOLS.items()}
+    assert len(set(words.values())) == len(words)
+    assert words["cifar"] == "circularly by -3 to 2 pixels per axis; mean over batches of 256"
+    assert words["imagenet"] == "circularly by -32 to 31 pixels per axis; mean over images in batches of 256"
+    assert "3 x 3 pixels was blanked" in words["cifar-erase"] and "upside down" in words["cifar-flip"]
+    assert "nothing is promised" in words["cifar-crop"]

@@ -123,9 +123,7 @@ def _protocol_rows(table: Table, records: dict[str, Record]) -> list[list[str]]:
 
 def _protocol_notes(table: Table) -> str:
     """Return what the consistency of every protocol of the table counts."""
-    head = (
-        "Consistency is the share of images with the same class both times that a batch of them is moved at random:\n"
-    )
+    head = "Consistency is the share of images with the same class both times that their batch is moved at random:\n"
     return "\n".join([head, *(f"- `{name}`: {PROTOCOLS[name].describe()}" for name in table.protocols), ""])
 
 
