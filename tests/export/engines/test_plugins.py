@@ -21,12 +21,12 @@ from aps_deploy.export.engines.engine_export import export_engine
 from aps_deploy.export.engines.plugins import PluginBuild, plugin_build, ptx_version_of
 from aps_deploy.export.engines.settings import EngineSettings
 from aps_deploy.runtimes import open_session
-from aps_deploy.runtimes.availability import num_cuda_devices
 from aps_deploy.runtimes.tensorrt.gpu import Gpu
 from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
 from tests.export.engines import fake_plugins, fake_tensorrt
 from tests.export.engines.fake_tensorrt import fake_toolkit
 from tests.export.engines.toys import toy, write_toy
+from tests.gpus import needs_torch_cuda, toolkit_here
 
 pytest.importorskip("triton", reason="Triton, which compiles the kernels, is not installed")
 
@@ -151,11 +151,11 @@ def test_drivers_read_ptx_up_to_a_version(driver: str, version: int) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(num_cuda_devices() == 0, reason="no CUDA device: TensorRT builds and runs only with one")
+@needs_torch_cuda
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_tensorrt_builds_and_runs_the_kernels(precision: Any, tmp_path: Path) -> None:
     """The engine runs in a session that registers no plugin, and its logits keep their bits under shifts."""
-    pytest.importorskip("tensorrt", reason="TensorRT is not installed (extra tensorrt)")
+    toolkit_here("trt")
     source = write_toy(tmp_path / "toy.onnx", precision, "plugin")
     artifact = export_engine(source, tmp_path / "toy.plan", TRT)
     assert artifact.document["engine"]["plugins"]["kernels"] == NODES
