@@ -131,21 +131,23 @@ def environment() -> dict[str, Any]:
 
 
 def beside(selecting: str, blurred: str, runtime: str, *, device: str, batch_size: int, rounds: int) -> dict[str, Any]:
-    """Return the times of two networks in one runtime, and their ratio.
+    """Return the times of two networks in one runtime, their ratio, and the form of the selection in the file.
 
     Raises:
         ApsError: they do not run there.
     """
     with tempfile.TemporaryDirectory() as folder:
-        files = [_file(name, runtime, Path(folder), batch_size) for name in (selecting, blurred)]
+        own_file, form = _file(selecting, runtime, Path(folder), batch_size)
+        base_file, _ = _file(blurred, runtime, Path(folder), batch_size)
         settings = FileSettings(
-            (files[0],), against=files[1], runtimes=(runtime,), device=device, batch_size=batch_size, rounds=rounds
+            (own_file,), against=base_file, runtimes=(runtime,), device=device, batch_size=batch_size, rounds=rounds
         )
         result = measure_files(settings)
     base, own = result.measured
     has_bar = selecting == "resnet18_aps3" and runtime == "torch-compiled" and device == "cuda"
     return {
         "image_size": result.image_size,
+        "polyphase": form,
         "clock": own.clock,
         "is_stable": own.is_stable and base.is_stable,
         "p50_ms": own.p50_ms,
@@ -155,21 +157,26 @@ def beside(selecting: str, blurred: str, runtime: str, *, device: str, batch_siz
     }
 
 
-def _file(arch: str, runtime: str, folder: Path, batch_size: int) -> str:
-    """Return a freshly initialised network in the form that a runtime reads, written into a folder."""
+def _file(arch: str, runtime: str, folder: Path, batch_size: int) -> tuple[str, str | None]:
+    """Write a freshly initialised network into a folder, as the command exports it for a runtime.
+
+    Returns:
+        the file, and how it writes the selection: for engines not as ONNX files do; None of a checkpoint.
+    """
     checkpoint = folder / f"{arch}.safetensors"
     model = create_model(arch).eval()
     preprocessing = CIFAR10 if model.spec.family == "cifar" else IMAGENET
     names = [str(number) for number in range(model.options.num_classes)]
     save_checkpoint(checkpoint, model, preprocessing=preprocessing, class_names=names)
     if runtime.startswith("torch"):
-        return str(checkpoint)
-    exported = export_checkpoint(checkpoint, folder / f"{arch}.onnx").path
+        return str(checkpoint), None
     kinds: list[EngineKind] = [info.kind for info in TOOLKITS.values() if info.runtime == runtime]
     if not kinds:
-        return str(exported)
+        exported = export_checkpoint(checkpoint, folder / f"{arch}.onnx")
+        return str(exported.path), exported.metadata.polyphase
     settings = EngineSettings(kinds[0], (Profile((batch_size,) * 3),))
-    return str(export_engine(exported, folder / f"{arch}.plan", settings).path)
+    engine = export_engine(checkpoint, folder / f"{arch}.plan", settings)
+    return str(engine.path), engine.document["metadata"]["polyphase"]
 
 
 def _options() -> tuple[argparse.Namespace, list[str]]:

@@ -12,9 +12,9 @@ from aps_deploy.bench.files import FileSettings, measure_files
 from aps_deploy.bench.stopwatch import Stopwatch, run_until_stable
 from aps_deploy.bench.table import files_table
 from aps_deploy.runtimes import open_session, tensorrt_session
-from aps_deploy.runtimes.availability import num_cuda_devices
 from aps_deploy.runtimes.device_span import device_work, measured_span
 from tests.export.engines.toys import toy, write_toy
+from tests.gpus import needs_torch_cuda
 from tests.runtimes import graphs
 from tests.runtimes.tensorrt.fake_cuda import CALLER, FakeEvent, FakeStream, install_fake_cuda
 from tests.runtimes.tensorrt.fake_engine import FakeContext, fake_toolkit, write_plan
@@ -153,12 +153,8 @@ def test_what_never_settles_is_said_to_be_unstable(monkeypatch: pytest.MonkeyPat
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(num_cuda_devices() == 0, reason="no CUDA device: nothing records a CUDA event")
+@needs_torch_cuda
 def test_real_events_tell_no_more_than_the_host_waited(tmp_path: Path) -> None:
-    import torch
-
-    if not torch.cuda.is_available():
-        pytest.skip("this PyTorch has no CUDA")
     from aps_deploy.models import create_model, save_checkpoint
     from aps_deploy.preprocessing import CIFAR10
 

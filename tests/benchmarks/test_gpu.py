@@ -8,17 +8,21 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
+from aps_deploy.bench.files import FileSettings
 from aps_deploy.errors import InputError
+from aps_deploy.export.engines import engine_export
 from benchmarks import selection_bandwidth
 from benchmarks.gpu import report
 from benchmarks.gpu.result import ROW_KEYS, attempted
 from benchmarks.gpu.testing import ROOT
 from benchmarks.reporting import gpu_file_name
+from tests.export.engines.fake_tensorrt import fake_toolkit
 
 
 def run(monkeypatch: pytest.MonkeyPatch, output: Path, *options: str) -> int:
@@ -51,6 +55,34 @@ def test_a_short_run_leaves_a_whole_result(
     assert "at_most" not in measured  # the bar is for a GPU
     assert "cannot run on 'cpu'" in left_out["skipped"] and left_out["runtime"] == "onnxruntime-tensorrt"
     assert capsys.readouterr().out == f"{tmp_path / 'cpu.json'}\n"
+
+
+@pytest.mark.parametrize(
+    ("runtime", "form"),
+    [
+        ("torch", None),
+        pytest.param("onnxruntime", "where", marks=pytest.mark.slow),
+        ("tensorrt", engine_export.DEFAULT_FORM),
+    ],
+)
+def test_networks_are_timed_in_the_form_that_the_command_gives_them(
+    runtime: str, form: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(engine_export, "check_toolkit", lambda _: None)
+    monkeypatch.setattr(engine_export, "load_toolkit", lambda _: fake_toolkit())
+    found: list[str] = []
+
+    def measured(settings: FileSettings) -> Any:
+        found.extend(form_of(Path(file)) for file in settings.files if not file.endswith(".safetensors"))
+        times = {"clock": "host", "is_stable": True, "p50_ms": 1.0, "images_per_s": 1.0, "ratio": {"median": 1.0}}
+        return SimpleNamespace(image_size=32, measured=[SimpleNamespace(**times)] * 2)
+
+    def form_of(file: Path) -> str:
+        return str(json.loads(file.with_suffix(".json").read_text(encoding="utf-8"))["metadata"]["polyphase"])
+
+    monkeypatch.setattr(report, "measure_files", measured)
+    row = report.beside("resnet20_aps2", "resnet20", runtime, device="cpu", batch_size=2, rounds=1)
+    assert row["polyphase"] == form and found == [form] * (form is not None)
 
 
 def test_parts_of_several_commands_are_one_result_and_what_breaks_is_a_row(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from typing import Any
 
 import pytest
 
+from aps_deploy.runtimes.availability import num_cuda_devices
 from benchmarks.gpu import testing
 from benchmarks.gpu.testing import ROOT, command, gpu_test_files, read_outcomes, run_tests
 
@@ -84,6 +86,18 @@ def test_files_of_gpu_tests_are_collected_with_few_packages() -> None:
     assert "tests/serving/support.py" in result.stdout and "the server's packages are not installed" in result.stdout
     pytest.importorskip("triton")
     assert "test_on_gpu.py::test_every_property" in result.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(num_cuda_devices() > 0, reason="there is a CUDA device")
+def test_without_a_gpu_every_test_of_one_is_skipped_with_its_reason() -> None:
+    arguments = ["-m", "gpu", "-q", "-rs", "-p", "no:cacheprovider", *gpu_test_files()]
+    result = subprocess.run([sys.executable, "-m", "pytest", *arguments], cwd=ROOT, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout[-6000:] + result.stderr
+    *lines, totals = result.stdout.splitlines()
+    assert re.fullmatch(r"\d+ skipped, \d+ deselected in .*", totals), totals
+    reasons = [line for line in lines if line.startswith("SKIPPED")]
+    assert reasons and all(re.search("(finds|reports) no CUDA device|not installed", line) for line in reasons)
 
 
 @pytest.mark.parametrize("processes", ["0", "2"])

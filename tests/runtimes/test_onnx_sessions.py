@@ -17,6 +17,7 @@ from aps_deploy.errors import ApsError, InputError
 from aps_deploy.runtimes import METADATA_KEY, ModelMetadata, Session, onnxruntime_session, open_session
 from aps_deploy.runtimes.availability import num_cuda_devices
 from aps_deploy.runtimes.session import Session as SessionProtocol
+from tests.gpus import needs_cuda
 from tests.runtimes import graphs
 from tests.runtimes.providers import needs_cuda_provider
 
@@ -380,7 +381,7 @@ class TestOnnxRuntime:
             assert "runs on the CPU although there is a CUDA device" in caplog.text
 
     @pytest.mark.gpu
-    @pytest.mark.skipif(num_cuda_devices() == 0, reason="the driver reports no CUDA device")
+    @needs_cuda
     @needs_cuda_provider
     def test_cuda_agrees_with_the_cpu(self, tmp_path: Path) -> None:
         path = graphs.save(graphs.classifier(), tmp_path / "tiny.onnx")

@@ -15,6 +15,7 @@ from aps_deploy.runtimes import open_session
 from aps_deploy.runtimes.availability import num_cuda_devices
 from aps_deploy.runtimes.onnxruntime_session import why_no_tensorrt
 from tests.export.engines.toys import write_toy
+from tests.gpus import needs_cuda
 
 PROVIDER = "TensorrtExecutionProvider"
 _CREATE = onnxruntime.InferenceSession
@@ -101,7 +102,7 @@ def test_it_runs_on_cuda_only(toy_file: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(num_cuda_devices() == 0, reason="no CUDA device: the TensorRT provider cannot start")
+@needs_cuda
 def test_it_answers_as_the_cpu_does(toy_file: Path) -> None:
     images = np.random.default_rng(0).standard_normal((4, 3, 8, 8)).astype(np.float32)
     try:

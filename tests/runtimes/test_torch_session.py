@@ -16,6 +16,7 @@ from aps_deploy.plugins.cpu import library
 from aps_deploy.preprocessing import CIFAR10
 from aps_deploy.runtimes import Session, open_session
 from aps_deploy.runtimes.torch_session import full_float32
+from tests.gpus import needs_torch_cuda
 from tests.runtimes import graphs
 
 
@@ -273,7 +274,7 @@ def test_cuda_that_is_not_there_is_refused(checkpoint: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device")
+@needs_torch_cuda
 def test_cuda_agrees_with_the_cpu(checkpoint: Path, session: Session) -> None:
     images = graphs.images(4, 16, 16)
     with open_session(checkpoint, device="cuda") as on_gpu:
@@ -285,7 +286,7 @@ def test_cuda_agrees_with_the_cpu(checkpoint: Path, session: Session) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="PyTorch finds no CUDA device")
+@needs_torch_cuda
 def test_a_batch_too_large_for_the_gpu_is_one_sentence(checkpoint: Path) -> None:
     images = graphs.images(1, 32, 32)
     with open_session(checkpoint, device="cuda") as session:

@@ -14,25 +14,31 @@ from aps_deploy.export.engines import EngineSettings, export_engine
 from aps_deploy.images import load_folder
 from aps_deploy.packaged import packaged_images
 from aps_deploy.preprocessing import CIFAR10
+from tests.gpus import needs_cuda, needs_torch_cuda, toolkit_here
 from tests.runtimes.providers import needs_cuda_provider
 from tests.serving.support import CLIENTS, running, tensor
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, needs_cuda]
 
 NUM_IMAGES = 8
 
 
-@pytest.mark.parametrize("kind", [pytest.param("onnx", marks=needs_cuda_provider), "plan"])
+@pytest.mark.parametrize(
+    "kind", [pytest.param("onnx", marks=needs_cuda_provider), pytest.param("plan", marks=needs_torch_cuda)]
+)
 @pytest.mark.parametrize("transport", ["http", "grpc"])
 def test_answers_are_those_of_the_cpu_whoever_shares_the_batch(tmp_path: Path, kind: str, transport: str) -> None:
+    if kind == "plan":
+        toolkit_here("trt-rtx")
     file = tmp_path / "net.onnx"
     export_checkpoint("resnet20_aps3.cifar10", file)
     images = load_folder(packaged_images()["cifar10"], CIFAR10, limit=NUM_IMAGES).images
     session = onnxruntime.InferenceSession(file, providers=["CPUExecutionProvider"])
     wanted = session.run(["logits"], {"images": images})[0]
     if kind == "plan":
-        pytest.importorskip("tensorrt_rtx")
-        file = export_engine(file, tmp_path / "engine" / "net.plan", EngineSettings("trt-rtx")).path
+        folder = tmp_path / "engine"  # away from the ONNX file, whose document has the same name
+        folder.mkdir()
+        file = export_engine(file, folder / "net.plan", EngineSettings("trt-rtx")).path
     found: dict[int, list[bytes]] = {row: [] for row in range(NUM_IMAGES)}
     with running(file, device="cuda") as server:
         assert server.json("GET", "/v2/models/net/config")[1]["instance_group"][0]["kind"] == "KIND_GPU"

@@ -18,17 +18,16 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from aps_deploy.cli import app
-from aps_deploy.errors import ApsError, InputError
+from aps_deploy.errors import InputError
 from aps_deploy.export.engines import EngineSettings, export_engine
-from aps_deploy.export.engines.settings import compute_capability_names
-from aps_deploy.runtimes.availability import num_cuda_devices
-from aps_deploy.runtimes.tensorrt.toolkit import EngineKind, load_toolkit
+from aps_deploy.runtimes.tensorrt.toolkit import EngineKind
 from aps_deploy.verification import Certificate
 from aps_deploy.verification.every_runtime import verify_every_runtime
 from aps_deploy.verification.paths import verify_path
 from aps_deploy.verification.plan_evidence import plan_evidence
 from aps_deploy.verification.preparing import facts_of
 from aps_deploy.verification.probe.probing import check_probed_kind
+from tests.gpus import needs_torch_cuda, toolkit_here
 from tests.runtimes.tensorrt.fake_cuda import FakeEvent, install_fake_cuda
 from tests.runtimes.tensorrt.fake_engine import fake_toolkit, write_plan
 from tests.runtimes.tensorrt.fake_rtx import fake_rtx, write_stripped_plan
@@ -199,16 +198,10 @@ def test_every_runtime_of_a_plan(
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(num_cuda_devices() == 0, reason="no CUDA device: no engine can be executed")
+@needs_torch_cuda
 @pytest.mark.parametrize("kind", ["trt", "trt-rtx"])
 def test_a_real_engine_is_certified(kind: EngineKind, exports: dict[str, Path], folder: Path, tmp_path: Path) -> None:
-    try:
-        toolkit = load_toolkit(kind)
-    except ApsError as error:
-        pytest.skip(str(error))
-    supported = compute_capability_names(toolkit)
-    if supported and (toolkit.gpu is None or toolkit.gpu.compute_capability not in supported):
-        pytest.skip(f"{toolkit.info.title} runs on {', '.join(supported)}, and the GPU is {toolkit.gpu}")
+    toolkit = toolkit_here(kind)
     source = Path(shutil.copy(exports["where"], tmp_path / "net.onnx"))
     built = export_engine(source, tmp_path / "net.plan", EngineSettings(kind))
     certificate = _verify(built.path, exports, folder)

@@ -7,10 +7,12 @@ import json
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
+import onnx
 import pytest
+from onnx import numpy_helper
 from typer.testing import CliRunner
 
 from aps_deploy.cli import app
@@ -20,13 +22,13 @@ from aps_deploy.export.engines.cache import cache_key
 from aps_deploy.export.engines.engine_export import export_engine
 from aps_deploy.export.engines.plugins import PluginBuild, plugin_build, ptx_version_of
 from aps_deploy.export.engines.settings import EngineSettings
-from aps_deploy.runtimes import open_session
-from aps_deploy.runtimes.availability import num_cuda_devices
+from aps_deploy.runtimes import Session, open_session
 from aps_deploy.runtimes.tensorrt.gpu import Gpu
 from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
 from tests.export.engines import fake_plugins, fake_tensorrt
 from tests.export.engines.fake_tensorrt import fake_toolkit
 from tests.export.engines.toys import toy, write_toy
+from tests.gpus import needs_torch_cuda, toolkit_here
 
 pytest.importorskip("triton", reason="Triton, which compiles the kernels, is not installed")
 
@@ -150,22 +152,76 @@ def test_drivers_read_ptx_up_to_a_version(driver: str, version: int) -> None:
     assert ptx_version_of(Gpu("a GPU", "9.0", driver)) == version
 
 
+def write_whole_toy(path: Path, precision: Any) -> Path:
+    """The toy with small whole numbers as weights: every order of adding its products gives the same bits."""
+    model = onnx.load(write_toy(path, precision, "plugin"))
+    for weight in model.graph.initializer:
+        if weight.name in ("first.weight", "second.weight", "fc.weight", "fc.bias"):
+            values = np.rint(2 * numpy_helper.to_array(weight))
+            weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(model, path)
+    return path
+
+
+def check_shifts(session: Session) -> None:
+    """On whole numbers a session's logits keep every bit under shifts, and its indices move by them."""
+    images = np.random.default_rng(0).integers(-2, 3, (5, 3, 8, 8)).astype(np.float32)
+    outputs = session.run(images)
+    row, column = outputs["polyphase_indices"] % 2, outputs["polyphase_indices"] // 2
+    for down, right in ((1, 0), (0, 1), (3, 6), (5, 7)):
+        moved = session.run(np.roll(images, (down, right), axis=(2, 3)))
+        np.testing.assert_array_equal(moved["polyphase_indices"], (row + down) % 2 + 2 * ((column + right) % 2))
+        np.testing.assert_array_equal(moved["logits"], outputs["logits"])
+
+
+class Unsteady:
+    """A session that adds up in another order for some images: the last bit of one of their logits is another."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def run(self, images: np.ndarray) -> dict[str, np.ndarray]:
+        outputs = dict(self._session.run(images))
+        if images[0, 0, 0, 0] > images[0, 0, 0, 1]:
+            outputs["logits"] = np.nextafter(outputs["logits"], np.float32(np.inf))
+        return outputs
+
+
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_whole_numbers_keep_their_bits_where_the_selection_does(precision: Any, tmp_path: Path) -> None:
+    """What is asked of an engine below, of the same file in ONNX Runtime, by the bodies of its operators."""
+    with open_session(write_whole_toy(tmp_path / "toy.onnx", precision), device="cpu") as session:
+        check_shifts(session)
+        with pytest.raises(AssertionError):
+            check_shifts(cast(Session, Unsteady(session)))
+
+
 @pytest.mark.gpu
-@pytest.mark.skipif(num_cuda_devices() == 0, reason="no CUDA device: TensorRT builds and runs only with one")
+@needs_torch_cuda
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_tensorrt_builds_and_runs_the_kernels(precision: Any, tmp_path: Path) -> None:
-    """The engine runs in a session that registers no plugin, and its logits keep their bits under shifts."""
-    pytest.importorskip("tensorrt", reason="TensorRT is not installed (extra tensorrt)")
+    """The engine runs in a session that registers no plugin, and answers as the bodies do in ONNX Runtime."""
+    toolkit_here("trt")
     source = write_toy(tmp_path / "toy.onnx", precision, "plugin")
     artifact = export_engine(source, tmp_path / "toy.plan", TRT)
     assert artifact.document["engine"]["plugins"]["kernels"] == NODES
     images = np.random.default_rng(0).standard_normal((5, 3, 8, 8)).astype(np.float32)
     tolerance = 1e-4 if precision == "fp32" else 1e-2
-    with open_session(artifact.path) as session, open_session(source) as reference:
+    with open_session(artifact.path) as session, open_session(source, device="cpu") as reference:
         outputs, expected = session.run(images), reference.run(images)
         if precision == "fp32":
             np.testing.assert_array_equal(outputs["polyphase_indices"], expected["polyphase_indices"])
         np.testing.assert_allclose(outputs["logits"], expected["logits"], atol=tolerance, rtol=1e-3)
-        for shift in ((1, 0), (3, 6), (5, 7)):
-            moved = session.run(np.roll(images, shift, axis=(2, 3)))
-            np.testing.assert_allclose(moved["logits"], outputs["logits"], atol=tolerance, rtol=1e-3)
+
+
+@pytest.mark.gpu
+@needs_torch_cuda
+@pytest.mark.parametrize("precision", ["fp32", "fp16"])
+def test_the_kernels_in_an_engine_keep_every_bit_under_shifts(precision: Any, tmp_path: Path) -> None:
+    """Of whole numbers, so that it is the selection that is asked, and not in which order TensorRT's products add."""
+    toolkit_here("trt")
+    source = write_whole_toy(tmp_path / "toy.onnx", precision)
+    artifact = export_engine(source, tmp_path / "toy.plan", TRT)
+    assert artifact.document["engine"]["plugins"]["kernels"] == NODES
+    with open_session(artifact.path) as session:
+        check_shifts(session)

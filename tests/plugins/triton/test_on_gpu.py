@@ -15,10 +15,11 @@ from aps_deploy.plugins.triton import usage
 from aps_deploy.plugins.triton.torch_calls import choose, take
 from aps_deploy.polyphase import CRITERIA, polyphase_select
 from aps_deploy.polyphase import select as definition
+from tests.gpus import needs_torch_cuda
 from tests.plugins.triton import checks
 from tests.plugins.triton.maps import DTYPES, Case, made
 
-pytestmark = pytest.mark.gpu
+pytestmark = [pytest.mark.gpu, needs_torch_cuda]
 
 # What the networks sample, odd multiples of the stride, one channel, more than a block of everything.
 SHAPES = {
@@ -31,8 +32,6 @@ SETTINGS = [(stride, shape) for stride, shapes in SHAPES.items() for shape in sh
 
 @pytest.fixture(autouse=True)
 def _on_a_gpu() -> Iterator[None]:
-    if not torch.cuda.is_available():
-        pytest.skip("the GPU kernels: torch finds no CUDA device")
     if usage.kernels_on(torch.device("cuda", 0)) is None:
         pytest.fail(f"the GPU kernels are not used: {usage.why_unavailable() or 'see the log'}")
     with torch.backends.cudnn.flags(enabled=True, benchmark=False, deterministic=True, allow_tf32=False):

@@ -11,11 +11,10 @@ import onnxruntime
 import pytest
 
 from aps_deploy.errors import ApsError, InputError
-from aps_deploy.runtimes.availability import num_cuda_devices
 from aps_deploy.runtimes.tensorrt import toolkit as toolkits
-from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
 from aps_deploy.runtimes.tensorrt_session import TensorRtSession
 from tests.export.engines.toys import toy, write_toy
+from tests.gpus import needs_torch_cuda, toolkit_here
 from tests.runtimes.tensorrt.fake_rtx import fake_rtx, write_rtx_plan, write_stripped_plan
 
 IMAGES = np.random.default_rng(0).standard_normal((3, 3, 8, 8)).astype(np.float32)
@@ -93,16 +92,14 @@ def test_a_plan_with_weights_asks_for_no_file(tmp_path: Path, fake_cuda: None) -
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(
-    num_cuda_devices() == 0, reason="no CUDA device: engines without weights are built and run with one"
-)
+@needs_torch_cuda
 @pytest.mark.parametrize("kind", ["trt", "trt-rtx"])
 def test_a_real_plan_without_weights_answers_as_the_network_does(
     kind: toolkits.EngineKind, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from aps_deploy.export.engines import EngineSettings, export_engine
 
-    toolkit = _real(kind)
+    toolkit = toolkit_here(kind)
     source = write_toy(tmp_path / "toy.onnx")
     built = export_engine(source, tmp_path / "toy.plan", EngineSettings(kind, strip_weights=True))
     shutil.move(source, tmp_path / "weights.onnx")
@@ -111,14 +108,3 @@ def test_a_real_plan_without_weights_answers_as_the_network_does(
         with TensorRtSession(built.path) as session:
             np.testing.assert_allclose(session.run(IMAGES)["logits"], _expected(), atol=1e-4, rtol=1e-3)
     assert len(list(tmp_path.glob("kernels/*"))) == toolkit.is_rtx
-
-
-def _real(kind: toolkits.EngineKind) -> Toolkit:
-    try:
-        toolkit = toolkits.load_toolkit(kind)
-    except ApsError as error:
-        pytest.skip(str(error))
-    known = toolkit.compute_capabilities
-    if known and (toolkit.gpu is None or toolkit.gpu.compute_capability not in known):
-        pytest.skip(f"{toolkit.info.title} runs on {', '.join(known)}, and the GPU is {toolkit.gpu}")
-    return toolkit

@@ -10,11 +10,11 @@ import torch
 
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.runtimes import open_session
-from aps_deploy.runtimes.availability import num_cuda_devices
 from aps_deploy.runtimes.tensorrt.lanes import MAX_SHAPES
 from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
 from aps_deploy.runtimes.tensorrt_session import TensorRtSession
 from tests.export.engines.toys import toy
+from tests.gpus import needs_torch_cuda, skip_unless_engines_run
 from tests.runtimes.tensorrt import fake_engine
 from tests.runtimes.tensorrt.fake_cuda import CALLER, FakeGraph, FakeStream
 from tests.runtimes.tensorrt.fake_engine import fake_toolkit, write_plan
@@ -125,10 +125,9 @@ def check_place(fake_cuda: None, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(num_cuda_devices() == 0, reason="no CUDA device: plans of TensorRT for RTX cannot be executed")
+@needs_torch_cuda
 def test_a_real_plan_takes_tensors_between_the_callers_own_work(rtx: Toolkit, rtx_plan: Path) -> None:
-    if rtx.gpu is None or rtx.gpu.compute_capability not in rtx.compute_capabilities:
-        pytest.skip(f"TensorRT for RTX runs on {', '.join(rtx.compute_capabilities)}, and the GPU is {rtx.gpu}")
+    skip_unless_engines_run(rtx)
     with open_session(rtx_plan) as session:
         assert isinstance(session, TensorRtSession)
         for seed in range(4):

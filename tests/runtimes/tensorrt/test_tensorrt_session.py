@@ -12,15 +12,14 @@ import onnxruntime
 import pytest
 
 from aps_deploy.errors import ApsError, InputError
-from aps_deploy.export.engines.settings import compute_capability_names
 from aps_deploy.runtimes import open_session
-from aps_deploy.runtimes.availability import num_cuda_devices
 from aps_deploy.runtimes.tensorrt import toolkit as toolkits
 from aps_deploy.runtimes.tensorrt.gpu import Gpu
 from aps_deploy.runtimes.tensorrt.lanes import MAX_SHAPES
 from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
 from aps_deploy.runtimes.tensorrt_session import TensorRtSession
 from tests.export.engines.toys import CLASSES, toy
+from tests.gpus import needs_torch_cuda, skip_unless_engines_run, toolkit_here
 from tests.runtimes.tensorrt import fake_engine
 from tests.runtimes.tensorrt.fake_cuda import FakeGraph
 from tests.runtimes.tensorrt.fake_engine import FakeContext, FakeEngine, fake_toolkit, plan_bytes, write_plan
@@ -302,11 +301,9 @@ def test_the_number_of_contexts_is_checked(plan: Path) -> None:
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(num_cuda_devices() == 0, reason="no CUDA device: plans of TensorRT for RTX cannot be executed")
+@needs_torch_cuda
 def test_a_real_plan_answers_as_the_network_does(rtx: Toolkit, rtx_plan: Path) -> None:
-    supported = compute_capability_names(rtx)
-    if rtx.gpu is None or rtx.gpu.compute_capability not in supported:
-        pytest.skip(f"TensorRT for RTX runs on {', '.join(supported)}, and the GPU is {rtx.gpu}")
+    skip_unless_engines_run(rtx)
     with open_session(rtx_plan) as session:
         assert session.runtime == "tensorrt-rtx"
         for seed in range(3):  # by itself, recorded, replayed
@@ -318,9 +315,9 @@ def test_a_real_plan_answers_as_the_network_does(rtx: Toolkit, rtx_plan: Path) -
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(num_cuda_devices() == 0, reason="no CUDA device: TensorRT builds and runs only with one")
+@needs_torch_cuda
 def test_tensorrt_builds_and_runs_a_plan(tmp_path: Path) -> None:
-    pytest.importorskip("tensorrt", reason="TensorRT is not installed (extra tensorrt)")
+    toolkit_here("trt")
     from aps_deploy.export.engines import EngineSettings, export_engine
     from tests.export.engines.toys import write_toy
 

@@ -12,6 +12,7 @@ from aps_deploy.errors import ApsError, InputError
 from aps_deploy.runtimes.tensorrt import toolkit as module
 from aps_deploy.runtimes.tensorrt.gpu import Gpu, describe_first
 from aps_deploy.runtimes.tensorrt.toolkit import TOOLKITS, Toolkit, check_toolkit, check_version, load_toolkit
+from tests.gpus import needs_torch_cuda
 
 GPU = Gpu("a GPU", "9.0", "13.0")
 
@@ -120,6 +121,7 @@ def test_what_the_driver_says_of_a_gpu() -> None:
 
 
 @pytest.mark.gpu
+@needs_torch_cuda
 def test_the_gpu_of_this_machine_is_the_one_torch_sees() -> None:
     import torch
 
