@@ -69,3 +69,23 @@ def read_source(path: str | os.PathLike[str]) -> OnnxSource:
         document=json.loads(texts.get(METADATA_KEY, "{}")),
         tools=dict(sidecar.get("tools") or {}) if sidecar is not None and described else {},
     )
+
+
+def check_input_types(source: OnnxSource) -> None:
+    """Do nothing where an engine of this file takes images that its sessions give it.
+
+    TensorRT would compile a file of float64 images as one of float32, and one of bytes to what no session runs.
+
+    Raises:
+        InputError: an input has another type.
+    """
+    from onnx import TensorProto
+
+    constants = {tensor.name for tensor in source.model.graph.initializer}
+    for entry in source.model.graph.input:
+        kind = entry.type.tensor_type.elem_type
+        if entry.name not in constants and kind not in (TensorProto.FLOAT, TensorProto.FLOAT16):
+            raise InputError(
+                f"{source.name} takes {TensorProto.DataType.Name(kind).lower()} images ({entry.name}), and engines run "
+                "here on float32 or float16 ones; export the ONNX file again with float32 images."
+            )
