@@ -12,7 +12,7 @@ from aps_deploy.export.engines.kernels import Kernel, kernels_from_inspector, ke
 from aps_deploy.export.engines.network import fixed_size, image_input, new_network, parse_onnx, tensor_types
 from aps_deploy.export.engines.plugins import PluginBuild, check_plugin_layers, register_plugins
 from aps_deploy.export.engines.profiles import check_sizes
-from aps_deploy.export.engines.settings import EngineSettings, compute_capability_names
+from aps_deploy.export.engines.settings import TURING, EngineSettings, compute_capability_names
 from aps_deploy.export.engines.timing_cache import attach_timing_cache, save_timing_cache
 from aps_deploy.runtimes.tensorrt.log import ToolkitLog, new_logger
 from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
@@ -27,8 +27,8 @@ _REASONS = (
     ("within workspace limit", "a layer needs more scratch memory than allowed", "raise --workspace-mib"),
     (
         "not supported. In compileGraph",
-        "a target cannot run one of the layers",
-        "leave 7.5 out of --compute-capability: the classifier is float32, and Turing has no float32 matrix product",
+        f"the classifier is a float32 matrix product, which it does not have for compute capability {TURING} (Turing)",
+        f"leave {TURING} out of --compute-capability",
     ),
     (
         "graph_jit.cpp",

@@ -15,6 +15,9 @@ Refit = Literal["none", "identical", "any"]
 
 DEFAULT_PROFILE = Profile((1, 8, 16))
 
+TURING = "7.5"
+_TURING = f", or {TURING} for a file whose classifier is not float32"
+
 # 16 TiB, more than any GPU has.
 _MAX_WORKSPACE_MIB = 1 << 24
 
@@ -108,7 +111,7 @@ def check_settings(settings: EngineSettings, toolkit: Toolkit) -> EngineSettings
             hint = "; there is no GPU here to be the current one" if name == "current" else ""
             raise InputError(
                 f"{toolkit.info.title} {toolkit.version} compiles for no compute capability {name!r}{hint}; choose "
-                f"from {', '.join(targets)}."
+                f"from {', '.join(each for each in targets if each != TURING)}{_TURING if TURING in targets else ''}."
             )
     offered = toolkit.has_flag("DISTRIBUTIVE_INDEPENDENCE")
     if settings.distributive_independence and not offered:
