@@ -110,11 +110,12 @@ def print_json(document: dict[str, Any]) -> None:
 
 
 def print_table(table: RenderableType) -> None:
-    """Print a table of Rich on stdout."""
+    """Print a table of Rich on stdout; its strings are shown as they are, styles are those of Rich's ``Text``."""
     from rich.console import Console
 
-    # Where nobody watches there is no width to fit into: lines that a program reads are not broken.
-    console = Console(width=None if sys.stdout.isatty() else 160)
+    # Where nobody watches there is no width to fit into: lines that a program reads are not broken. Names of files and
+    # reasons stand in the tables: what looks like markup or an emoji's name in them is none.
+    console = Console(width=None if sys.stdout.isatty() else 160, markup=False, emoji=False)
     console.print(table)
 
 

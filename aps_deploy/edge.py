@@ -17,6 +17,9 @@ from aps_deploy.errors import ApsError, InputError, TiedSelectionWarning
 
 _LOGGER = logging.getLogger(__name__)
 
+# What PyTorch says where numpy raises a MemoryError.
+_NO_MEMORY = "DefaultCPUAllocator: can't allocate memory"
+
 
 class Ending(NamedTuple):
     """How a command ends that failed: the line on stderr and the exit code."""
@@ -29,7 +32,8 @@ def ending(error: BaseException) -> Ending | None:
     """Return how a command ends that raised this error; None where it is a bug, or Typer's own.
 
     Args:
-        error: an error of this package, one of the system that names a file, or the user's interruption.
+        error: an error of this package, one of the system that names a file, no memory left, or the user's
+            interruption.
     """
     if isinstance(error, ApsError):
         _LOGGER.debug("where the error came from:", exc_info=error)
@@ -39,6 +43,11 @@ def ending(error: BaseException) -> Ending | None:
         _LOGGER.debug("where the error came from:", exc_info=error)
         code = (InputError if _is_unreadable(error) else ApsError).exit_code
         return Ending(f"Error: cannot open {error.filename}: {error.strerror}; check the path.", code)
+    if isinstance(error, MemoryError) or (isinstance(error, RuntimeError) and _NO_MEMORY in str(error)):
+        _LOGGER.debug("where the error came from:", exc_info=error)
+        reason = str(error).rpartition(f"{_NO_MEMORY}: ")[2].splitlines()
+        said = f" ({reason[0].rstrip('.')})" if reason else ""
+        return Ending(f"Error: there is not enough memory{said}; give fewer or smaller images at once.", 1)
     if isinstance(error, KeyboardInterrupt):
         return Ending("Interrupted.", 130)
     return None

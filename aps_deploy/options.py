@@ -9,6 +9,9 @@ from typer import Argument, Context, Option
 
 from aps_deploy.errors import InputError
 
+MAX_SIDE = 65_536
+"""Side in pixels that no image has: JPEG and PNG decoders take no larger ones."""
+
 Model = Annotated[
     str,
     Argument(metavar="MODEL", help="Checkpoint, name of a packaged model, ONNX file, or engine.", show_default=False),
@@ -43,11 +46,23 @@ Preprocessing = Annotated[
 ]
 ImageSize = Annotated[
     int | None,
-    Option("--image-size", min=1, metavar="N", help="Side of the images in pixels [default: what the file takes]."),
+    Option(
+        "--image-size",
+        min=1,
+        max=MAX_SIDE,
+        metavar="N",
+        help="Side of the images in pixels [default: what the file takes].",
+    ),
 ]
 Resize = Annotated[
     int | None,
-    Option("--resize", min=0, metavar="N", help="Shorter side before the center crop, in pixels; 0 resizes nothing."),
+    Option(
+        "--resize",
+        min=0,
+        max=MAX_SIDE,
+        metavar="N",
+        help="Shorter side before the center crop, in pixels; 0 resizes nothing.",
+    ),
 ]
 Mean = Annotated[
     str | None, Option("--mean", metavar="R,G,B", help="Mean of the channels scaled to 0..1 [default: the file's].")

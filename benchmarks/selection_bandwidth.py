@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from rich.markup import escape
 from rich.table import Table
 
 from aps_deploy.console import print_table
@@ -96,7 +95,7 @@ def table_of(part: str, rows: list[dict[str, Any]]) -> Table:
     table = Table(*_COLUMNS[part], title=titles[part])
     for row in rows:
         why = row.get("failed", row.get("skipped"))
-        table.add_row(_name(row), *(_figures(part, row) if why is None else [escape(str(why))]))
+        table.add_row(_name(row), *(_figures(part, row) if why is None else [str(why)]))
     return table
 
 

@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 
 from typer import Argument, Option
 
+from aps_deploy.options import MAX_SIDE
+
 Source = Annotated[
     str,
     Argument(
@@ -37,7 +39,8 @@ CalibrationMethod = Annotated[
     Option("--calibration-method", help="int8: how ranges are taken from the images [default: entropy]."),
 ]
 ImageSize = Annotated[
-    int | None, Option("--image-size", min=1, metavar="N", help="Side in pixels [default: the checkpoint's].")
+    int | None,
+    Option("--image-size", min=1, max=MAX_SIDE, metavar="N", help="Side in pixels [default: the checkpoint's]."),
 ]
 CircularPad = Annotated[
     Literal["wrap", "concat"],

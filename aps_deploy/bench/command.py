@@ -59,7 +59,7 @@ def bench(
         ),
     ] = None,
     device: options.Device = None,
-    threads: Annotated[int | None, typer.Option("--threads", min=1, metavar="N", help="Threads of one run.")] = None,
+    threads: Annotated[int | None, typer.Option("--threads", metavar="N", help="Threads of one run.")] = None,
     rounds: Annotated[int, typer.Option("--rounds", min=1, metavar="N", help="Runs of each model in a window.")] = 10,
     seed: options.Seed = 0,
     json: options.Json = False,

@@ -157,14 +157,15 @@ def measure_files(settings: FileSettings) -> FilesResult:
     """Run models beside each other, on the same random images, until their times have settled.
 
     Raises:
-        InputError: a model cannot be opened, or the models take images of different sizes.
+        InputError: a model cannot be opened, the models take images of different sizes, or the images do not fit into
+            memory.
         ApsError: a run fails.
     """
     with contextlib.ExitStack() as stack:
         sessions, skipped = _opened(settings, stack)
         size = _common_size(sessions, settings.image_size)
         shape = (settings.batch_size, sessions[0].input_spec.channels or 3, size, size)
-        images = np.random.default_rng(settings.seed).standard_normal(shape, np.float32)
+        images = _random_images(shape, settings.seed)
         running = _that_run(sessions, images, settings, skipped)
         watches = [Stopwatch(session, images, settings.rounds) for session in running]
         windows = run_until_stable(
@@ -173,6 +174,17 @@ def measure_files(settings: FileSettings) -> FilesResult:
         counted = NUM_AGREEING * settings.rounds
         measured = [_measured(watch, watches[0], counted, settings.batch_size) for watch in watches]
     return FilesResult(settings.batch_size, size, settings.rounds, windows, measured, tuple(skipped))
+
+
+def _random_images(shape: tuple[int, int, int, int], seed: int) -> npt.NDArray[np.float32]:
+    try:
+        return np.random.default_rng(seed).standard_normal(shape, np.float32)
+    except (MemoryError, ValueError) as error:  # more than there is, or than any array can hold
+        count, _, height, width = shape
+        raise InputError(
+            f"{count} images of {height}x{width} do not fit into the memory of this machine; give a smaller "
+            "--batch-size or --image-size."
+        ) from error
 
 
 def _opened(settings: FileSettings, stack: contextlib.ExitStack) -> tuple[list[Session], list[Skipped]]:

@@ -55,11 +55,18 @@ def make_payloads(
         seed: of the random elements.
 
     Raises:
-        InputError: the model takes something else than numbers, or a size that it leaves free was not given.
+        InputError: the model takes something else than numbers, a size that it leaves free was not given, or the
+            requests do not fit into memory.
     """
     generator = np.random.default_rng(seed)
     whole = [dataclasses.replace(entry, shape=_shape(entry, batch_size, image_size)) for entry in inputs]
-    return [Payload(whole, [_elements(entry, generator).tobytes() for entry in whole]) for _ in range(count)]
+    try:
+        return [Payload(whole, [_elements(entry, generator).tobytes() for entry in whole]) for _ in range(count)]
+    except (MemoryError, ValueError) as error:  # more than there is, or than any array can hold
+        raise InputError(
+            f"requests of {batch_size} images do not fit into the memory of this machine; give a smaller --batch-size "
+            "or --image-size."
+        ) from error
 
 
 def _shape(entry: Input, batch_size: int, image_size: int | None) -> tuple[int, ...]:

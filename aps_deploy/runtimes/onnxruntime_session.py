@@ -22,6 +22,7 @@ from aps_deploy.runtimes.metadata import ModelMetadata
 from aps_deploy.runtimes.onnx_files import one_line
 from aps_deploy.runtimes.onnx_properties import read_properties
 from aps_deploy.runtimes.session import BaseSession
+from aps_deploy.runtimes.threads import check_threads
 
 logger = logging.getLogger(__name__)
 
@@ -109,12 +110,11 @@ def session_options(num_threads: int | None) -> Any:
     """Return ONNX Runtime's options for a session whose results can be repeated.
 
     Raises:
-        InputError: the number of threads is not positive.
+        InputError: there cannot be so many threads.
     """
     import onnxruntime
 
-    if num_threads is not None and num_threads < 1:
-        raise InputError(f"the number of threads is {num_threads}; it must be at least 1.")
+    check_threads(num_threads)
     options = onnxruntime.SessionOptions()
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_ALL
     options.use_deterministic_compute = True

@@ -21,6 +21,7 @@ from aps_deploy.runtimes.metadata import ModelMetadata
 from aps_deploy.runtimes.onnx_files import named_model, one_line
 from aps_deploy.runtimes.onnx_reference_session import input_spec_of
 from aps_deploy.runtimes.session import BaseSession
+from aps_deploy.runtimes.threads import check_threads
 
 if TYPE_CHECKING:
     import onnx
@@ -48,8 +49,7 @@ class OpenVinoSession(BaseSession):
         source: str | None = None,
     ) -> None:
         proto, name = named_model(model, source)
-        if num_threads is not None and num_threads < 1:
-            raise InputError(f"the number of threads is {num_threads}; it must be at least 1.")
+        check_threads(num_threads)
         self._compiled = _compiled(proto, num_threads, name)
         super().__init__(
             runtime="openvino",

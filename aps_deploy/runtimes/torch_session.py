@@ -19,6 +19,7 @@ from aps_deploy.runtimes.inputs import InputSpec
 from aps_deploy.runtimes.metadata import ModelMetadata
 from aps_deploy.runtimes.onnx_files import one_line
 from aps_deploy.runtimes.session import INDICES, LOGITS, BaseSession
+from aps_deploy.runtimes.threads import check_threads
 
 if TYPE_CHECKING:
     import torch
@@ -57,9 +58,8 @@ class TorchSession(BaseSession):
         path = os.fspath(model) if isinstance(model, (str, os.PathLike)) else None
         name = source or path or "the network in memory"
         where = _device(device, name)
+        check_threads(num_threads)
         if num_threads is not None:
-            if num_threads < 1:
-                raise InputError(f"the number of threads is {num_threads}; it must be at least 1.")
             torch.set_num_threads(num_threads)
         network: Any = model if path is None else load_checkpoint(path)
         with _cuda_errors(where, name):

@@ -290,7 +290,8 @@ async def _grpc_server(
     import grpc
 
     options = [
-        ("grpc.max_receive_message_length", settings.max_body_bytes),
+        # gRPC has 32 bits for it.
+        ("grpc.max_receive_message_length", min(settings.max_body_bytes, (1 << 31) - 1)),
         ("grpc.max_send_message_length", -1),
         ("grpc.so_reuseport", 0),  # else a second server would share the port in silence
         ("grpc.max_allowed_incoming_connections", settings.max_connections),

@@ -8,10 +8,23 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from aps_deploy.errors import InputError
+from aps_deploy.runtimes.threads import MAX_THREADS
 
 Batching = Literal["exact", "always", "never"]
 OnnxRuntime = Literal["onnxruntime", "onnxruntime-kernels"]
 """What runs ONNX files in the server, by the names of `aps_deploy.runtimes.availability`."""
+
+# More is a slip of the hand, or more than the integers hold that gRPC and the event loop take: 32 bits of milliseconds.
+_MOST_SECONDS = 1_000_000
+_MOST_WHOLE = {"threads": MAX_THREADS, "instances": 1024, "max_batch": 65_536, "max_connections": 1 << 20}
+_MOST = {
+    "max_body_mb": 1 << 20,
+    "max_image_megapixels": 1_000_000,
+    "max_header_kb": 1 << 20,
+    "header_timeout_s": _MOST_SECONDS,
+    "body_timeout_s": _MOST_SECONDS,
+}
+_MOST_OR_NONE = {"batch_delay_ms": 1000 * _MOST_SECONDS, "drain_delay_s": _MOST_SECONDS, "drain_s": _MOST_SECONDS}
 
 
 @dataclasses.dataclass(frozen=True)
@@ -92,16 +105,18 @@ class ServeSettings:
     page: bool = True
 
     def __post_init__(self) -> None:
-        for name in ("instances", "max_batch", "max_queue", "max_elements", "max_connections"):
+        for name in ("max_queue", "max_elements"):
             _check(name, getattr(self, name), getattr(self, name) >= 1, "at least 1")
-        for name in ("max_body_mb", "max_image_megapixels", "max_header_kb", "header_timeout_s", "body_timeout_s"):
-            _check(name, getattr(self, name), getattr(self, name) > 0, "more than 0")
-        for name in ("batch_delay_ms", "drain_delay_s", "drain_s"):
-            _check(name, getattr(self, name), getattr(self, name) >= 0, "0 or more")
+        for name, most in _MOST_WHOLE.items():
+            value = getattr(self, name)
+            _check(name, value, value is None or 1 <= value <= most, f"1 to {most}")
+        for name, most in _MOST.items():
+            _check(name, getattr(self, name), 0 < getattr(self, name) <= most, f"more than 0, at most {most}")
+        for name, most in _MOST_OR_NONE.items():
+            _check(name, getattr(self, name), 0 <= getattr(self, name) <= most, f"0 to {most}")
         for name in ("port", "grpc_port"):
             value = getattr(self, name)
             _check(name, value, value is None or 0 <= value < 1 << 16, "0 to 65535")
-        _check("threads", self.threads, self.threads is None or self.threads >= 1, "at least 1")
         _check("deadline_ms", self.deadline_ms, self.deadline_ms is None or self.deadline_ms > 0, "more than 0")
         if self.canary_s is None:
             for option, is_given in (

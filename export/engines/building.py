@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from typing import Any
 
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.export.engines.build_progress import Report, new_progress_monitor
 from aps_deploy.export.engines.kernels import Kernel, kernels_from_inspector, kernels_from_log
-from aps_deploy.export.engines.network import fixed_size, image_input, new_network, parse_onnx
+from aps_deploy.export.engines.network import fixed_size, image_input, new_network, parse_onnx, tensor_types
 from aps_deploy.export.engines.plugins import PluginBuild, check_plugin_layers, register_plugins
 from aps_deploy.export.engines.profiles import check_sizes
-from aps_deploy.export.engines.settings import EngineSettings, compute_capability_names
+from aps_deploy.export.engines.settings import TURING, EngineSettings, compute_capability_names
 from aps_deploy.export.engines.timing_cache import attach_timing_cache, save_timing_cache
 from aps_deploy.runtimes.tensorrt.log import ToolkitLog, new_logger
 from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
@@ -26,8 +27,8 @@ _REASONS = (
     ("within workspace limit", "a layer needs more scratch memory than allowed", "raise --workspace-mib"),
     (
         "not supported. In compileGraph",
-        "a target cannot run one of the layers",
-        "leave 7.5 out of --compute-capability: the classifier is float32, and Turing has no float32 matrix product",
+        f"the classifier is a float32 matrix product, which it does not have for compute capability {TURING} (Turing)",
+        f"leave {TURING} out of --compute-capability",
     ),
     (
         "graph_jit.cpp",
@@ -55,6 +56,7 @@ class BuiltEngine:
         source: ``engine inspector`` or ``builder log``.
         input_shapes: for each profile the smallest, best and largest shape (N, C, H, W) of the images.
         log: everything the builder said.
+        types: numpy's names of the types of inputs and outputs, by their names.
         plugins: what it takes from plugins; None where it takes nothing.
     """
 
@@ -64,6 +66,7 @@ class BuiltEngine:
     source: str
     input_shapes: tuple[tuple[tuple[int, ...], ...], ...]
     log: ToolkitLog
+    types: Mapping[str, str]
     plugins: PluginBuild | None = None
 
 
@@ -118,7 +121,7 @@ def build_engine(
     kernels, source = read_kernels(
         toolkit, logger, data, log, carries_code=settings.version_compatible and not toolkit.is_rtx
     )
-    return BuiltEngine(data, settings, kernels, source, shapes, log, plugins)
+    return BuiltEngine(data, settings, kernels, source, shapes, log, tensor_types(network), plugins)
 
 
 def configure(toolkit: Toolkit, config: Any, settings: EngineSettings) -> None:

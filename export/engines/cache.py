@@ -22,6 +22,9 @@ from aps_deploy.runtimes.tensorrt.toolkit import Toolkit
 
 _LOGGER = logging.getLogger(__name__)
 
+# Of what is said of a plan: raised when more of it is needed than older entries hold.
+_DOCUMENT = 2
+
 
 def cache_key(onnx_sha256: str, settings: EngineSettings, toolkit: Toolkit, plugins: PluginBuild | None = None) -> str:
     """Return the hexadecimal SHA-256 of everything that has a part in a plan.
@@ -33,6 +36,7 @@ def cache_key(onnx_sha256: str, settings: EngineSettings, toolkit: Toolkit, plug
         plugins: of `plugin_build`.
     """
     parts = {
+        "document": _DOCUMENT,
         "onnx": onnx_sha256,
         "settings": settings.to_dict(),
         "toolkit": [toolkit.info.kind, toolkit.version],

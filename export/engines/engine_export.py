@@ -25,7 +25,7 @@ from aps_deploy.export.engines.kernels import num_kernels
 from aps_deploy.export.engines.plugins import PluginBuild, plugin_build
 from aps_deploy.export.engines.precision_readback import check_precisions, read_precisions
 from aps_deploy.export.engines.settings import EngineSettings, check_settings
-from aps_deploy.export.engines.source import OnnxSource, advice_on_form, read_source
+from aps_deploy.export.engines.source import OnnxSource, advice_on_form, check_input_types, read_source
 from aps_deploy.files import atomic_path
 from aps_deploy.runtimes.sidecar import sidecar_path
 from aps_deploy.runtimes.tensorrt.toolkit import TOOLKITS, EngineKind, Toolkit, check_toolkit, load_toolkit
@@ -82,7 +82,7 @@ def export_engine(
         ApsError: the build fails, or a layer came out in another precision than the ONNX file asks for.
     """
     target = checked_target(path, ".plan")
-    # All three are said before a checkpoint is read and exported, which takes its time.
+    # These are said before a checkpoint is read and exported, which takes its time.
     _check_weights_stay_somewhere(source, settings)
     check_toolkit(settings.kind)
     kept = None if cache is None else EngineCache(Path(cache))
@@ -91,6 +91,7 @@ def export_engine(
         warnings = advice_on_form(onnx_source)
     else:
         onnx_source, warnings = _exported(source, onnx_options)
+    check_input_types(onnx_source)
     toolkit = load_toolkit(settings.kind)
     chosen = check_settings(settings, toolkit)
     plugins = plugin_build(onnx_source.model, chosen, toolkit)
@@ -138,6 +139,7 @@ def describe_engine(built: BuiltEngine, toolkit: Toolkit, source: OnnxSource) ->
         "num_kernels": num_kernels(built.kernels),
         "has_weights": not built.settings.strip_weights,
         "plugins": None if built.plugins is None else built.plugins.to_dict(),
+        "types": dict(built.types),
         "warnings": list(read.warnings()),
     }
 
@@ -152,6 +154,7 @@ def plan_document(target: Path, plan: bytes, engine: Mapping[str, Any], source: 
         source: the ONNX file it was compiled from.
     """
     kind: EngineKind = engine["toolkit"]
+    types = engine["types"]
     tools = {**source.tools, "aps_deploy": aps_deploy.__version__, TOOLKITS[kind].module: engine["version"]}
     return {
         "file": target.name,
@@ -162,22 +165,19 @@ def plan_document(target: Path, plan: bytes, engine: Mapping[str, Any], source: 
         "checkpoint_sha256": source.metadata.checkpoint_sha256,
         "layer_precisions": engine["precision"]["layers"],
         "tools": tools,
-        "engine": {name: value for name, value in engine.items() if name != "warnings"},
+        "engine": {name: value for name, value in engine.items() if name not in ("types", "warnings")},
         "tensors": {
-            "inputs": [_tensor(entry) for entry in source.model.graph.input],
-            "outputs": [_tensor(entry) for entry in source.model.graph.output],
+            "inputs": [_tensor(entry, types) for entry in source.model.graph.input if entry.name in types],
+            "outputs": [_tensor(entry, types) for entry in source.model.graph.output],
         },
         "metadata": dict(source.document),
     }
 
 
-def _tensor(entry: Any) -> dict[str, Any]:
-    """Return an input or output of the ONNX file: its name, numpy's name of its type, its sizes, -1 where free."""
-    from onnx.helper import tensor_dtype_to_np_dtype
-
-    kind = entry.type.tensor_type
-    sizes = [size.dim_value if size.HasField("dim_value") else -1 for size in kind.shape.dim]
-    return {"name": entry.name, "type": tensor_dtype_to_np_dtype(kind.elem_type).name, "shape": sizes}
+def _tensor(entry: Any, types: Mapping[str, str]) -> dict[str, Any]:
+    """Return an input or output: its name, its type in the engine, its sizes in the ONNX file, -1 where free."""
+    sizes = [size.dim_value if size.HasField("dim_value") else -1 for size in entry.type.tensor_type.shape.dim]
+    return {"name": entry.name, "type": types[entry.name], "shape": sizes}
 
 
 def _built(

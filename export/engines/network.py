@@ -66,6 +66,19 @@ def fixed_size(images: Any) -> Size | None:
     return (height, width) if height > 0 and width > 0 else None
 
 
+def tensor_types(network: Any) -> dict[str, str]:
+    """Return numpy's names of the types that a network's inputs and outputs have, by the tensors' names."""
+    inputs = [network.get_input(index) for index in range(network.num_inputs)]
+    outputs = [network.get_output(index) for index in range(network.num_outputs)]
+    return {value.name: numpy_name(value.dtype) for value in (*inputs, *outputs)}
+
+
+def numpy_name(dtype: Any) -> str:
+    """Return numpy's name of one of TensorRT's types."""
+    name = str(dtype.name).lower()
+    return {"float": "float32", "half": "float16", "bf16": "bfloat16"}.get(name, name)
+
+
 def _word(error: Any, name: str) -> str:
     method = getattr(error, name, None)
     return str(method()) if method is not None else ""

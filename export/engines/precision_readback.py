@@ -58,10 +58,12 @@ class ReadPrecisions:
         return tuple(layer.layer for layer in self.layers if layer.precision == UNREAD)
 
     def to_dict(self) -> dict[str, Any]:
-        """Return the summary that stands in an engine's document."""
+        """Return what stands in an engine's document."""
         return {
             "precision": self.precision,
             "layers": count_precisions(self.layers),
+            "by_layer": {layer.layer: layer.precision for layer in self.layers},
+            "classifier": next((layer.layer for layer in self.layers if layer.is_classifier), None),
             "unread_layers": list(self.unread),
             "read_from": self.source,
         }

@@ -15,6 +15,12 @@ Refit = Literal["none", "identical", "any"]
 
 DEFAULT_PROFILE = Profile((1, 8, 16))
 
+TURING = "7.5"
+_TURING = f", or {TURING} for a file whose classifier is not float32"
+
+# 16 TiB, more than any GPU has.
+_MAX_WORKSPACE_MIB = 1 << 24
+
 
 @dataclasses.dataclass(frozen=True)
 class EngineSettings:
@@ -56,8 +62,10 @@ class EngineSettings:
             raise InputError("an engine needs at least one profile; give --min-batch, --opt-batch and --max-batch.")
         known_name(self.hardware_compatibility, get_args(HardwareCompatibility), "hardware compatibility")
         known_name(self.refit, get_args(Refit), "refit mode")
-        if self.workspace_mib is not None and self.workspace_mib < 1:
-            raise InputError(f"--workspace-mib {self.workspace_mib} is no memory; give 1 or more.")
+        if self.workspace_mib is not None and not 1 <= self.workspace_mib <= _MAX_WORKSPACE_MIB:
+            raise InputError(
+                f"--workspace-mib {self.workspace_mib} is no memory of a GPU; accepted: 1 to {_MAX_WORKSPACE_MIB}."
+            )
         if self.optimization_level is not None and not 0 <= self.optimization_level <= 5:
             raise InputError(f"--optimization-level {self.optimization_level} does not exist; give 0 to 5.")
         if self.kind == "trt-rtx":
@@ -103,7 +111,7 @@ def check_settings(settings: EngineSettings, toolkit: Toolkit) -> EngineSettings
             hint = "; there is no GPU here to be the current one" if name == "current" else ""
             raise InputError(
                 f"{toolkit.info.title} {toolkit.version} compiles for no compute capability {name!r}{hint}; choose "
-                f"from {', '.join(targets)}."
+                f"from {', '.join(each for each in targets if each != TURING)}{_TURING if TURING in targets else ''}."
             )
     offered = toolkit.has_flag("DISTRIBUTIVE_INDEPENDENCE")
     if settings.distributive_independence and not offered:

@@ -87,3 +87,23 @@ def advice_on_form(source: OnnxSource) -> tuple[str, ...]:
         f"{source.name} states its selections {seen}, which takes more kernels in an engine than `one-pass`; for "
         "fewer, export the checkpoint with --polyphase one-pass and compile that file.",
     )
+
+
+def check_input_types(source: OnnxSource) -> None:
+    """Do nothing where an engine of this file takes images that its sessions give it.
+
+    TensorRT would compile a file of float64 images as one of float32, and one of bytes to what no session runs.
+
+    Raises:
+        InputError: an input has another type.
+    """
+    from onnx import TensorProto
+
+    constants = {tensor.name for tensor in source.model.graph.initializer}
+    for entry in source.model.graph.input:
+        kind = entry.type.tensor_type.elem_type
+        if entry.name not in constants and kind not in (TensorProto.FLOAT, TensorProto.FLOAT16):
+            raise InputError(
+                f"{source.name} takes {TensorProto.DataType.Name(kind).lower()} images ({entry.name}), and engines run "
+                "here on float32 or float16 ones; export the ONNX file again with float32 images."
+            )

@@ -81,6 +81,12 @@ def test_a_file_that_runs_nowhere(models: list[str], tmp_path: Path) -> None:
         measure_files(FileSettings((models[0], str(tmp_path / "broken.onnx")), runtimes=("all",)))
 
 
+@pytest.mark.parametrize("count", [10**14, 10**20])
+def test_more_images_than_memory(models: list[str], count: int) -> None:
+    with pytest.raises(InputError, match=f"{count} images of 8x8 do not fit into the memory"):
+        measure_files(FileSettings((models[0],), batch_size=count))
+
+
 def test_what_cannot_be_compared(models: list[str]) -> None:
     with pytest.raises(InputError, match="different sizes"):
         measure_files(FileSettings((models[0], models[2])))

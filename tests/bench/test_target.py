@@ -42,11 +42,12 @@ def test_what_is_no_url(url: str) -> None:
         (Input("x", "FP32", (4, 3)), {}, "takes 4 images, not 1; give --batch-size 4"),
         (Input("x", "FP32", (-1, 3, -1, -1)), {}, "leaves sizes free .* give --image-size N"),
         (Input("x", "BYTES", (-1, 1)), {}, "takes BYTES"),
+        (Input("x", "FP32", (-1, 3)), {"batch_size": 10**20}, f"requests of {10**20} images do not fit"),
     ],
 )
 def test_inputs_that_cannot_be_made_up(entry: Input, arguments: dict[str, int], message: str) -> None:
     with pytest.raises(InputError, match=message):
-        make_payloads([entry], 1, batch_size=1, image_size=None, seed=0)
+        make_payloads([entry], 1, **{"batch_size": 1, "image_size": None, "seed": 0, **arguments})
 
 
 @pytest.mark.parametrize("datatype", ["FP32", "FP16", "INT64", "UINT8", "BOOL"])

@@ -128,7 +128,7 @@ def test_no_driver_to_compile_for(invoke: Invoke, tmp_path: Path, monkeypatch: p
 @pytest.mark.parametrize(
     ("capability", "words", "exit_code"),
     [
-        ("9.0", ("compiles for no compute capability '9.0'", "choose from 7.5, 8.0, 8.6"), 2),
+        ("9.0", ("compiles for no compute capability '9.0'", "choose from 8.0, 8.6", ", or 7.5 for a file whose"), 2),
         ("7.5", ("could not build the engine", "leave 7.5 out of --compute-capability"), 1),
     ],
 )

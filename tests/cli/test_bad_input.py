@@ -88,6 +88,9 @@ class TestUsage:
             ("export", "model.safetensors", "-o", "x.onnx", "--polyphase", "loop"),
             ("predict", "model.onnx"),
             ("predict", "model.onnx", "x.png", "--top-k", "0"),
+            ("verify", "model.onnx", "--data", "images", "--image-size", str(10**11)),
+            ("verify", "model.onnx", "--data", "images", "--resize", str(10**11)),
+            ("export", "model.safetensors", "-o", "x.onnx", "--image-size", str(10**11)),
             ("verify", "model.onnx", "--data", "images"),
         ],
     )
@@ -149,6 +152,25 @@ class TestEdge:
         path, reason = str(tmp_path / name), os.strerror(code)
         raising(kind(code, reason, path))
         is_one_sentence(invoke("models"), path, reason, exit_code=exit_code)
+
+    @pytest.mark.parametrize(
+        ("error", "said"),
+        [
+            (MemoryError(), "there is not enough memory; give fewer or smaller images"),
+            (MemoryError("Unable to allocate 71.5 GiB"), "memory (Unable to allocate 71.5 GiB); give fewer"),
+            (
+                RuntimeError(
+                    "[enforce fail] . DefaultCPUAllocator: can't allocate memory: you tried to allocate 92 GB."
+                ),
+                "memory (you tried to allocate 92 GB); give fewer",
+            ),
+        ],
+    )
+    def test_no_memory(
+        self, invoke: Invoke, raising: Callable[[BaseException], None], error: Exception, said: str
+    ) -> None:
+        raising(error)
+        is_one_sentence(invoke("models"), said, exit_code=1)
 
     def test_an_interrupt_is_130(self, invoke: Invoke, raising: Callable[[BaseException], None]) -> None:
         raising(KeyboardInterrupt())

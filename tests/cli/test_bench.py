@@ -67,6 +67,17 @@ def test_files_in_every_runtime(file: Path) -> None:
     assert "the CPU kernels were asked for, and" in reasons["onnxruntime-kernels"]
 
 
+@pytest.mark.parametrize("name", ["net[v2].onnx", "d[/x].onnx"])
+def test_names_with_brackets(name: str, file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich takes words in brackets for styles."""
+    monkeypatch.chdir(file.parent)
+    Path(name).parent.mkdir(exist_ok=True)
+    file.rename(name)
+    result = CliRunner().invoke(app, ["bench", name, "--rounds", "1", "--image-size", "8", "--device", "cpu"])
+    assert result.exit_code == 0, result.output
+    assert name in result.output
+
+
 @pytest.mark.parametrize(
     ("arguments", "exit_code", "sentence"),
     [

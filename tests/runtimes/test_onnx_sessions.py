@@ -341,8 +341,9 @@ class TestOnnxRuntime:
         images = graphs.images(3)
         with open_session(path, num_threads=1) as one, open_session(path, num_threads=2) as two:
             np.testing.assert_array_equal(one.run(images)["logits"], two.run(images)["logits"])
-        with pytest.raises(InputError, match="threads is 0"):
-            open_session(path, num_threads=0)
+        for number in (0, 10**11):
+            with pytest.raises(InputError, match=f"threads is {number}; accepted: 1 to 4096"):
+                open_session(path, num_threads=number)
 
     @pytest.mark.skipif(num_cuda_devices() > 0, reason="there is a CUDA device")
     def test_cuda_that_is_not_there_names_requested_and_available(self, tmp_path: Path) -> None:

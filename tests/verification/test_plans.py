@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -136,6 +137,51 @@ def test_the_counts_of_the_document_are_judged(
     read = plan_evidence(plan).layers
     assert file_precision(read) == found
     assert faults_against(read, "fp16")[0] == others
+
+
+@pytest.mark.parametrize(
+    ("named", "kept", "found", "others"),
+    [
+        ({"a": "fp16", "b": "fp16", "fc": "fp32"}, (), "fp16", 0),
+        ({"a": "fp16", "b": "fp32", "fc": "fp16"}, (), "mixed", 1),  # counted alone, b were taken for the classifier
+        ({"a": "fp32", "b": "fp16", "fc": "fp32"}, ("a",), "fp16", 0),
+        ({"a": "fp32", "b": "fp16", "fc": "fp32"}, ("b",), "mixed", 2),
+        ({"a": "unread", "b": "fp16", "fc": "fp32"}, (), "fp16", 0),
+    ],
+)
+def test_the_layers_that_the_document_names_are_judged(
+    plan: Path, named: dict[str, str], kept: tuple[str, ...], found: str, others: int
+) -> None:
+    from aps_deploy.verification.layer_precision import faults_against, file_precision
+
+    plan.with_suffix(".onnx").unlink()
+    _with_precision(plan, layers=dict(Counter(named.values())), by_layer=named, classifier="fc")
+    metadata = json.loads(plan.with_suffix(".json").read_text(encoding="utf-8"))["metadata"]
+    _edit(plan, metadata={**metadata, "kept_fp32": kept})
+    read = plan_evidence(plan).layers
+    assert [layer.layer for layer in read] == [name for name, precision in named.items() if precision != "unread"]
+    assert file_precision(read) == found
+    assert faults_against(read, "fp16")[0] == others
+
+
+def test_names_that_are_not_as_many_as_are_counted_are_not_believed(plan: Path) -> None:
+    plan.with_suffix(".onnx").unlink()
+    _with_precision(plan, layers={"fp32": 2}, by_layer={"a": "fp32"}, classifier="a")
+    assert [layer.layer for layer in plan_evidence(plan).layers] == [
+        "an unnamed layer (fp32 1 of 2)",
+        "an unnamed layer (fp32 2 of 2)",
+    ]
+
+
+def test_a_document_that_names_a_layer_otherwise_than_the_onnx_file_is_believed_against_it(plan: Path) -> None:
+    layers = plan_evidence(plan).layers
+    named = {layer.layer: layer.precision for layer in layers}
+    counts = {"fp32": len(named)}
+    _with_precision(plan, layers=counts, by_layer=named, classifier=layers[-1].layer)
+    assert plan_evidence(plan).layers[0].op_type == "Conv"
+    other = {**named, layers[0].layer: "fp16"}
+    _with_precision(plan, layers=dict(Counter(other.values())), by_layer=other, classifier=layers[-1].layer)
+    assert [layer.precision for layer in plan_evidence(plan).layers][:2] == ["fp16", "fp32"]
 
 
 def test_a_document_that_counts_otherwise_than_the_onnx_file_is_believed_against_it(plan: Path) -> None:

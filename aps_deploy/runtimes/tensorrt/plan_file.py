@@ -72,7 +72,7 @@ def read_plan_file(path: str | os.PathLike[str]) -> PlanFile:
     document = read_sidecar(file)
     described = None if document is None else str(document.get("file", ""))
     if document is None or Path(described or "").suffix.lower() not in PLAN_SUFFIXES:
-        lacks = "is not there" if document is None else f"describes {described}"
+        lacks = f"describes {described}" if document is not None else _lacks(beside)
         raise InputError(
             f"{file} needs the document that export wrote beside it, for the preprocessing and the class names, and "
             f"{beside.name} {lacks}; copy it from where the engine was made, or export the engine again."
@@ -88,6 +88,10 @@ def read_plan_file(path: str | os.PathLike[str]) -> PlanFile:
         raise InputError(f"{beside}: {error}") from error
     engine, source = _object(document, "engine"), _text(document, "onnx_sha256")
     return PlanFile(file, sha256, header, metadata, engine, source, _text(document, "onnx_file"))
+
+
+def _lacks(beside: Path) -> str:
+    return "is no document of aps-deploy" if beside.is_file() else "is not there"
 
 
 def onnx_beside(plan: PlanFile) -> Path | None:

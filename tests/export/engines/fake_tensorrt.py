@@ -32,6 +32,7 @@ LayerInformationFormat = enum.IntEnum("LayerInformationFormat", "ONELINE JSON")
 Severity = enum.IntEnum("Severity", "ERROR WARNING INFO")
 LayerType = enum.IntEnum("LayerType", "CONVOLUTION PLUGIN_V3")
 float32, int64 = "float32", "int64"
+DataType = enum.IntEnum("DataType", "FLOAT INT64")
 
 
 class ILogger:
@@ -43,7 +44,14 @@ class IProgressMonitor:
 
 
 class _Tensor:
-    name, shape = "images", (-1, 3, 8, 8)
+    name, shape, dtype = "images", (-1, 3, 8, 8), DataType.FLOAT
+
+
+class _Output:
+    def __init__(self, entry: onnx.ValueInfoProto) -> None:
+        self.name = entry.name
+        is_index = entry.type.tensor_type.elem_type == onnx.TensorProto.INT64
+        self.dtype = DataType.INT64 if is_index else DataType.FLOAT
 
 
 class _Layer:
@@ -68,6 +76,13 @@ class _Network:
 
     def get_input(self, index: int) -> Any:
         return [_Tensor][index]
+
+    @property
+    def num_outputs(self) -> int:
+        return len(self.model.graph.output)
+
+    def get_output(self, index: int) -> _Output:
+        return _Output(self.model.graph.output[index])
 
 
 class OnnxParser:

@@ -74,6 +74,15 @@ def test_the_document_describes_the_plan(real: tuple[Path, EngineArtifact], rtx:
     assert engine["gpu"] == (None if rtx.gpu is None else rtx.gpu.to_dict())
     assert engine["profiles"] == [{"min": [1, 3, 8, 8], "opt": [2, 3, 8, 8], "max": [4, 3, 8, 8]}]
     assert engine["precision"]["precision"] == "fp16"
+    assert engine["precision"]["by_layer"] == {"first/Conv": "fp16", "second/Conv": "fp16", "fc/Gemm": "fp32"}
+    assert document["tensors"] == {
+        "inputs": [{"name": "images", "type": "float32", "shape": [-1, 3, 8, 8]}],
+        "outputs": [
+            {"name": "logits", "type": "float32", "shape": [-1, 3]},
+            {"name": "polyphase_indices", "type": "int64", "shape": [-1, 1]},
+        ],
+    }
+    assert "types" not in engine
     assert engine["settings"]["tf32"] is False and engine["settings"]["distributive_independence"] is True
     metadata = ModelMetadata.from_dict(document["metadata"])
     assert metadata == ModelMetadata.from_onnx(source)
@@ -309,6 +318,31 @@ def test_on_a_gpu_its_name_and_capability_are_written_down(tmp_path: Path, monke
     assert engine["toolkit"] == "trt"
 
 
+def test_types_are_those_of_the_engine(
+    half_file: Path, half_engine: BuiltEngine, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    types = {**half_engine.types, "logits": "float16"}
+    monkeypatch.setattr(module, "build_engine", lambda *_, **__: dataclasses.replace(half_engine, types=types))
+    for _ in ("built", "found in the cache"):
+        document = export_engine(half_file, tmp_path / "toy.plan", RTX, cache=tmp_path / "engines").document
+        assert [entry["type"] for entry in document["tensors"]["outputs"]] == ["float16", "int64"]
+
+
+def _taking(kind: str) -> onnx.ModelProto:
+    """The toy behind a conversion from another type of images."""
+    model = toy()
+    for node in model.graph.node:
+        node.input[:] = ["converted" if name == "images" else name for name in node.input]
+    cast = onnx.helper.make_node("Cast", ["images"], ["converted"], name="Cast", to=onnx.TensorProto.FLOAT)
+    model.graph.node.insert(0, cast)
+    model.graph.input[0].type.tensor_type.elem_type = onnx.TensorProto.DataType.Value(kind)
+    return model
+
+
+def _never(*_: Any, **__: Any) -> Any:
+    raise AssertionError("nothing is to be loaded or built")
+
+
 class TestBadInput:
     def test_a_changed_file(self, real: tuple[Path, EngineArtifact], tmp_path: Path) -> None:
         source = write_toy(tmp_path / "toy.onnx", "fp16")
@@ -327,6 +361,17 @@ class TestBadInput:
         with pytest.raises(InputError, match=words):
             export_engine(source, tmp_path / "toy.plan", RTX)
         assert not (tmp_path / "toy.plan").exists()
+
+    @pytest.mark.parametrize(("kind", "words"), [("DOUBLE", "double"), ("UINT8", "uint8"), ("BFLOAT16", "bfloat16")])
+    def test_images_of_another_type(
+        self, kind: str, words: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    ) -> None:
+        """TensorRT compiles some of them, the first as its float32 twin; no session runs the others."""
+        monkeypatch.setattr(module, "load_toolkit", _never)
+        onnx.save(_taking(kind), tmp_path / "toy.onnx")
+        with pytest.raises(InputError, match=rf"toy\.onnx takes {words} images \(images\), and engines run here on"):
+            export_engine(tmp_path / "toy.onnx", tmp_path / "toy.plan", RTX)
+        assert [path.name for path in tmp_path.iterdir()] == ["toy.onnx"]
 
     def test_weights_in_other_files(self, tmp_path: Path) -> None:
         source = tmp_path / "toy.onnx"

@@ -37,6 +37,8 @@ def test_a_real_engine_computes_as_its_file_asks(half_engine: BuiltEngine) -> No
     assert read.to_dict() == {
         "precision": "fp16",
         "layers": {"fp16": 2, "fp32": 1},
+        "by_layer": {"first/Conv": "fp16", "second/Conv": "fp16", "fc/Gemm": "fp32"},
+        "classifier": "fc/Gemm",
         "unread_layers": [],
         "read_from": half_engine.source,
     }

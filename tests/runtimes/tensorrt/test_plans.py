@@ -103,6 +103,10 @@ def test_a_plan_without_its_document_is_not_run(copied: Path) -> None:
     beside.write_text("{", encoding="utf-8")
     with pytest.raises(InputError, match=r"toy.json"):
         read_plan_file(copied)
+    for document in ("[]", '{"file": "toy.plan", "sha256": 1}'):
+        beside.write_text(document, encoding="utf-8")
+        with pytest.raises(InputError, match=r"toy.json is no document of aps-deploy; copy it"):
+            read_plan_file(copied)
 
 
 def test_damaged_metadata_is_told_by_its_file(copied: Path) -> None:

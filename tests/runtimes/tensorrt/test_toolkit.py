@@ -86,10 +86,18 @@ def test_the_packages_the_project_installs_are_the_ones_looked_for() -> None:
     import tomllib
     from pathlib import Path
 
+    from packaging.requirements import Requirement
+
     project = tomllib.loads(Path("pyproject.toml").read_text(encoding="utf-8"))["project"]
     for info in TOOLKITS.values():
-        (requirement,) = project["optional-dependencies"][info.extra]
-        assert requirement.startswith(f"{info.module.replace('_', '-')}-cu13>=")
+        (text,) = project["optional-dependencies"][info.extra]
+        requirement = Requirement(text)
+        assert requirement.name == f"{info.module.replace('_', '-')}-cu13"
+        # What a message tells to install is a version that is accepted afterwards.
+        (oldest,) = (each.version for each in requirement.specifier if each.operator == ">=")
+        check_version(info, oldest)
+        assert requirement.specifier.contains(f"{info.end - 1}.99")
+        assert not requirement.specifier.contains(f"{info.end}.0")
 
 
 class _Driver:
