@@ -123,6 +123,7 @@ def build_trainer(
         recipe=recipe,
         channels_last=channels_last,
         process=process,
+        gathers_statistics=gathers_statistics,
         average=moving_average(model, recipe.ema_decay) if recipe.ema_decay else None,
     )
 
