@@ -14,6 +14,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.elastic.rendezvous import RendezvousConnectionError, RendezvousTimeoutError
 
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.training.build import architecture_name, build_model
@@ -109,6 +110,15 @@ def test_a_loss_that_is_not_finite_stops_all(settings: Settings, tmp_path: Path)
         ({"nnodes": 0}, "--nnodes is 0"),
         ({"nnodes": 2}, "--rdzv-endpoint"),
         ({"nnodes": 2, "rdzv_endpoint": "env://"}, "--rdzv-endpoint"),
+        ({"nnodes": 2, "rdzv_endpoint": "host:notaport"}, "--rdzv-endpoint is host:notaport; it must be HOST:PORT"),
+        ({"nnodes": 2, "rdzv_endpoint": "host:notaport", "node_rank": 1}, "--rdzv-endpoint is host:notaport"),
+        ({"nnodes": 2, "rdzv_endpoint": "127.0.0.1:99999"}, "a port from 1 to 65535"),
+        ({"nnodes": 2, "rdzv_endpoint": "host:0"}, "a port from 1 to 65535"),
+        ({"nnodes": 2, "rdzv_endpoint": "host:"}, "it must be HOST:PORT"),
+        ({"nnodes": 2, "rdzv_endpoint": "http://h:1"}, "--rdzv-endpoint is http://h:1; it must be HOST:PORT"),
+        ({"nnodes": 2, "rdzv_endpoint": "tcp://:1"}, "it must be HOST:PORT"),
+        ({"nnodes": 2, "rdzv_endpoint": "[fe80:1"}, "it must be HOST:PORT"),
+        ({"nnodes": 2, "rdzv_endpoint": "host", "node_rank": 0}, "it must be HOST:PORT"),
         ({"nnodes": 2, "rdzv_endpoint": "a:1", "node_rank": 2}, "there are 2 machines"),
         ({"nproc_per_node": 2, "multiprocessing_distributed": True}, "exclude each other"),
     ],
@@ -134,6 +144,10 @@ def test_the_authors_way_to_say_it() -> None:
         ({"nproc_per_node": 2, "rdzv_endpoint": "tcp://224.66.41.62:23456"}, "c10d", "localhost:0"),
         ({"nnodes": 2, "rdzv_endpoint": "tcp://host:23456"}, "c10d", "host:23456"),
         ({"nnodes": 2, "node_rank": 1, "rdzv_endpoint": "tcp://host:23456"}, "static", "host:23456"),
+        ({"nnodes": 2, "rdzv_endpoint": "10.0.0.1:65535"}, "c10d", "10.0.0.1:65535"),
+        ({"nnodes": 2, "rdzv_endpoint": "[fe80::1]:29400"}, "c10d", "[fe80::1]:29400"),
+        ({"nnodes": 2, "node_rank": 1, "rdzv_endpoint": "tcp://[::1]:1"}, "static", "[::1]:1"),
+        ({"nnodes": 2, "rdzv_endpoint": "a-host.example"}, "c10d", "a-host.example"),
     ],
 )
 def test_where_the_machines_meet(
@@ -153,6 +167,25 @@ def test_where_the_machines_meet(
     (config,) = seen
     assert (config.rdzv_backend, config.rdzv_endpoint) == (backend, endpoint)
     assert config.rdzv_configs.get("rank") == (1 if backend == "static" else None)
+
+
+@pytest.mark.parametrize("more", [{}, {"node_rank": 1}])
+@pytest.mark.parametrize(
+    "kind", [RendezvousConnectionError, RendezvousTimeoutError, torch.distributed.DistNetworkError]
+)
+def test_machines_that_cannot_meet_are_one_sentence(
+    kind: type[Exception], more: dict[str, Any], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def engine(config: Any, entrypoint: Any) -> Any:
+        def run(*arguments: Any) -> Any:
+            raise kind("See inner exception.") from TimeoutError("nobody answers\nframe #0")
+
+        return run
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", engine)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.raises(ApsError, match=r"cannot meet at host:1 \(nobody answers\); give --rdzv-endpoint"):
+        launch(settings(**CALM), LaunchSettings(nnodes=2, rdzv_endpoint="host:1", **more))
 
 
 def test_a_process_that_a_launcher_started_starts_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
