@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ from aps_deploy.training.launch import LaunchSettings, launch
 from aps_deploy.training.loop import run_training
 from aps_deploy.training.metrics import TIMED
 from aps_deploy.training.settings import TrainSettings
-from aps_deploy.training.state import seed_everything
-from tests.training.held import start, wait_until_held
+from aps_deploy.training.state import load_state, seed_everything
+from tests.training.held import ROOT, start, wait_until_held
 
 Settings = Callable[..., TrainSettings]
 # Without selections, and with small steps: batches this small make a network chaotic, and rounding would grow tenfold
@@ -199,11 +200,15 @@ EPOCHS = 4
 
 
 def command(data: Path, out_dir: Path, *more: str) -> list[str]:
-    words = ["train", "--nproc-per-node", "2", "--out-dir", str(out_dir)]
-    if "--resume" not in more:
-        words += ["--arch", "resnet20_aps1", "--data", str(data), "--recipe", "fast", "--epochs", str(EPOCHS)]
-        words += ["--batch-size", "4", "--lr", "0.01", "--precision", "float32", "--device", "cpu", "--no-progress"]
+    words = ["train", "--nproc-per-node", "2"]
+    words += ["--out-dir", str(out_dir)] if "--resume" in more else options(data, out_dir)
     return [*words, *more]
+
+
+def options(data: Path, out_dir: Path) -> list[str]:
+    words = ["--arch", "resnet20_aps1", "--data", str(data), "--recipe", "fast", "--epochs", str(EPOCHS)]
+    words += ["--batch-size", "4", "--lr", "0.01", "--precision", "float32", "--device", "cpu", "--no-progress"]
+    return [*words, "--out-dir", str(out_dir)]
 
 
 def workers(process: subprocess.Popen[str], sign: str = "spawn_main") -> list[int]:
@@ -278,4 +283,34 @@ def test_sigterm_saves_everything(undisturbed: list[dict[str, Any]], data_folder
     process = start(command(data_folder, out_dir, "--resume"))
     _, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors
+    assert records(out_dir) == undisturbed
+
+
+@pytest.mark.slow
+def test_sigterm_under_torchrun_saves_everything(
+    undisturbed: list[dict[str, Any]], data_folder: Path, out_dir: Path
+) -> None:
+    """The module itself, as README has it. That the launcher exits with 1 is its own way to say that it was stopped."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def started(words: list[str]) -> subprocess.Popen[str]:
+        line = [*TORCHRUN, "-m", "aps_deploy.training", *words]
+        return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+    process = started([*options(data_folder, out_dir), "--checkpoint-seconds", "0"])
+    deadline = time.monotonic() + 500
+    # Its first line is written with the state after the first epoch, which is saved again after every step.
+    while not (out_dir / "metrics.jsonl").exists() or not load_state(out_dir / "last.pt")["position"]["step"]:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the second epoch was not reached"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=500)
+    assert process.returncode == 1 and "SignalException" in errors
+    assert "stopped by SIGTERM; continue with: aps-deploy train --resume" in output
+    assert 1 <= len(records(out_dir)) < EPOCHS
+    process = started(["--resume", "--out-dir", str(out_dir)])
+    _, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    assert "epoch 1:" not in errors, "it was trained anew"
     assert records(out_dir) == undisturbed
