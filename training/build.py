@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -123,6 +124,7 @@ def build_trainer(
         recipe=recipe,
         channels_last=channels_last,
         process=process,
+        gathers_statistics=gathers_statistics,
         average=moving_average(model, recipe.ema_decay) if recipe.ema_decay else None,
     )
 
@@ -130,6 +132,23 @@ def build_trainer(
 def moving_average(model: SelectingNetwork, decay: float) -> AveragedModel:
     """Return the exponential moving average of a network's weights and of its batch norms' statistics.
 
-    It is the network after the first optimizer step, and after every later one decay * average + (1 - decay) * network.
+    It is the network after the first optimizer step, and after every later one d * average + (1 - d) * network, with
+    the decay d of `ramped_decay`. The number of updates is in its state, so that a continuation goes on with it.
     """
-    return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay), use_buffers=True)
+
+    def follow(averaged: Any, current: Any, _: Any) -> None:
+        # The count of the CPU: the one that is handed in was sent to the device, and reading it would wait for a GPU.
+        ramped = ramped_decay(decay, int(average.n_averaged))
+        get_ema_multi_avg_fn(ramped)(averaged, current, average.n_averaged)
+
+    average = AveragedModel(model, multi_avg_fn=follow, use_buffers=True)
+    return average
+
+
+def ramped_decay(decay: float, num_updates: int) -> float:
+    """Return the decay of an update after `num_updates` others: min(decay, (1 + t) / (10 + t)).
+
+    The form of TensorFlow's `tf.train.ExponentialMovingAverage` with `num_updates`. With a decay of 0.9999 from the
+    start, a run of some hundred steps would end with the network of its first step.
+    """
+    return min(decay, (1 + num_updates) / (10 + num_updates))

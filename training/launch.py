@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import ipaddress
 import os
+import re
 import signal
 import sys
 import threading
@@ -64,6 +66,12 @@ class LaunchSettings:
             raise InputError(
                 f"--nnodes is {self.num_machines}; give --rdzv-endpoint HOST:PORT, where the machines meet."
             )
+        # One machine meets nobody, whatever address it was given; numbered ones have no port to fall back on.
+        if self.num_machines > 1 and not _is_address(self.endpoint or "", needs_port=self.node_rank is not None):
+            raise InputError(
+                f"--rdzv-endpoint is {self.rdzv_endpoint}; it must be HOST:PORT of one of the machines, with a port "
+                "from 1 to 65535, such as 10.0.0.1:29400 or [fe80::1]:29400."
+            )
         if self.node_rank is not None and self.node_rank >= self.num_machines:
             raise InputError(f"--node-rank is {self.node_rank}, but there are {self.num_machines} machines, from 0 on.")
 
@@ -77,7 +85,7 @@ class LaunchSettings:
         """Where the machines meet, as `host:port`."""
         if self.rdzv_endpoint is None or self.rdzv_endpoint.startswith("env://"):
             return None
-        return self.rdzv_endpoint.removeprefix("tcp://")
+        return self.rdzv_endpoint.removeprefix("tcp://").strip()
 
     @property
     def starts_processes(self) -> bool:
@@ -86,15 +94,38 @@ class LaunchSettings:
         return asked and "RANK" not in os.environ
 
 
+def _is_address(endpoint: str, *, needs_port: bool) -> bool:
+    """Return whether text is `host:port`, read as torch does: `host` alone has its default port."""
+    if endpoint.endswith("]") or ":" not in endpoint:
+        host, port = endpoint, None
+    else:
+        host, _, port = endpoint.rpartition(":")
+    if port is None and needs_port:
+        return False
+    if port is not None and not (re.fullmatch("[0-9]{1,5}", port) and 1 <= int(port) <= 65535):
+        return False
+    if host.startswith("[") and host.endswith("]"):
+        host = host[1:-1]
+    if ":" not in host:
+        return re.fullmatch(r"[\w.-]+", host) is not None
+    try:
+        return bool(ipaddress.IPv6Address(host))
+    except ValueError:
+        return False
+
+
 def launch(settings: TrainSettings, launch_settings: LaunchSettings) -> TrainResult | None:
     """Train in several processes; return the result of the main one, None on a machine that does not run it.
 
     Raises:
         InputError: as `run_training`; or there is no GPU for `--multiprocessing-distributed`.
-        ApsError: as `run_training`; or processes died more often than they were to be started again.
+        ApsError: as `run_training`; or processes died more often than they were to be started again; or the machines
+            could not meet.
     """
+    from torch.distributed import DistNetworkError, DistStoreError
     from torch.distributed.elastic.multiprocessing.api import SignalException
     from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+    from torch.distributed.elastic.rendezvous import RendezvousError
     from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 
     from aps_deploy.training.process import check_devices
@@ -125,6 +156,13 @@ def launch(settings: TrainSettings, launch_settings: LaunchSettings) -> TrainRes
         ) from None
     except SignalException as error:
         return _interrupted(settings, error.sigval.name)
+    except (RendezvousError, DistNetworkError, DistStoreError) as error:
+        # The first kind is raised where the machines agree on their numbers, the others where they were given.
+        reason = next(iter(str(error.__cause__ or error).splitlines()), type(error).__name__).rstrip(".")
+        raise ApsError(
+            f"the machines cannot meet at {config.rdzv_endpoint} ({reason}); give --rdzv-endpoint HOST:PORT of one of "
+            f"them, which all {launch_settings.num_machines} can reach, and start the same command on each."
+        ) from None
     outcome: TrainResult | _Failure | None = outcomes.get(0)
     for found in outcomes.values():
         # The main process may only know that another one failed.

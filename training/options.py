@@ -107,7 +107,11 @@ WarmupShare = Annotated[
 ]
 EmaDecay = Annotated[
     float | None,
-    Option("--ema-decay", help="Keep a moving average of the weights, such as 0.999 [default: 0, the weights alone]."),
+    Option(
+        "--ema-decay",
+        help="Keep a moving average of the weights, such as 0.999; after t updates the decay is at most "
+        "(1 + t) / (10 + t), so that the average of a short run follows [default: 0, the weights alone].",
+    ),
 ]
 
 # Augmentation.

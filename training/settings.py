@@ -97,7 +97,8 @@ class TrainSettings:
     warmup_share: float | None = None
     """`one-cycle` schedule: share of the steps spent rising."""
     ema_decay: float | None = None
-    """Validate and keep a moving average of the weights, which takes 1 - decay of them each step (0: no average)."""
+    """Validate and keep a moving average of the weights, which takes 1 - decay of them each step (0: no average).
+    After t updates the decay is at most (1 + t) / (10 + t)."""
 
     random_resized_crop: bool | None = None
     """Train on random parts of the image files, of 8 to 100 % of their area, resized; evaluation crops the centre."""

@@ -81,6 +81,8 @@ class Trainer:
     recipe: Recipe
     channels_last: bool = False
     process: Process = field(default_factory=Process)
+    gathers_statistics: bool = False
+    """Batch norms use the images of all processes, and wait for all of them in every pass."""
     average: AveragedModel | None = None
     """Moving average of the weights and of the batch norms' statistics, where the recipe asks for one."""
 
@@ -107,6 +109,21 @@ class Trainer:
         # A process without an image would leave the others waiting for its gradients: its image weighs nothing.
         return share if len(share) else batch[:1]
 
+    def sizes_of_parts(self, batch_size: int) -> list[int]:
+        """Return how many images of this process each pass of a step takes.
+
+        Args:
+            batch_size: Images of the step in all processes.
+        """
+        process, accumulate = self.process, self.recipe.accumulate
+        if not self.gathers_statistics:
+            own = len(self.share_of(torch.arange(batch_size)))
+            return [len(part) for part in torch.arange(own).chunk(accumulate)]
+        # The parts that one process would take: as many passes in every process, over the same images. A part, or a
+        # step, that has none for this process is passed through empty, so that it adds nothing to the statistics.
+        parts = torch.arange(batch_size).chunk(accumulate)
+        return [int((part % process.world_size == process.rank).sum()) for part in parts]
+
     def step(self, batch: Tensor, labels: Tensor, batch_size: int, epoch: int, step: int) -> Tensor:
         """Take one optimizer step.
 
@@ -130,7 +147,8 @@ class Trainer:
             group["lr"] = self.schedule.at(epoch * self.schedule.steps_per_epoch + step)
         self.optimizer.zero_grad(set_to_none=True)
         found = torch.zeros(3, device=device)
-        parts = list(zip(inputs.chunk(self.recipe.accumulate), labels.chunk(self.recipe.accumulate), strict=True))
+        sizes = self.sizes_of_parts(batch_size)
+        parts = list(zip(inputs[: sum(sizes)].split(sizes), labels[: sum(sizes)].split(sizes), strict=True))
         for number, (part, part_labels) in enumerate(parts, 1):
             # Gradients travel between processes once, with the last part.
             with nullcontext() if number == len(parts) else self.without_exchange():

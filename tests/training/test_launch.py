@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from torch.distributed.elastic.rendezvous import RendezvousConnectionError, RendezvousTimeoutError
 
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.training.build import architecture_name, build_model
@@ -21,8 +23,8 @@ from aps_deploy.training.launch import LaunchSettings, launch
 from aps_deploy.training.loop import run_training
 from aps_deploy.training.metrics import TIMED
 from aps_deploy.training.settings import TrainSettings
-from aps_deploy.training.state import seed_everything
-from tests.training.held import start, wait_until_held
+from aps_deploy.training.state import load_state, seed_everything
+from tests.training.held import ROOT, start, wait_until_held
 
 Settings = Callable[..., TrainSettings]
 # Without selections, and with small steps: batches this small make a network chaotic, and rounding would grow tenfold
@@ -109,6 +111,15 @@ def test_a_loss_that_is_not_finite_stops_all(settings: Settings, tmp_path: Path)
         ({"nnodes": 0}, "--nnodes is 0"),
         ({"nnodes": 2}, "--rdzv-endpoint"),
         ({"nnodes": 2, "rdzv_endpoint": "env://"}, "--rdzv-endpoint"),
+        ({"nnodes": 2, "rdzv_endpoint": "host:notaport"}, "--rdzv-endpoint is host:notaport; it must be HOST:PORT"),
+        ({"nnodes": 2, "rdzv_endpoint": "host:notaport", "node_rank": 1}, "--rdzv-endpoint is host:notaport"),
+        ({"nnodes": 2, "rdzv_endpoint": "127.0.0.1:99999"}, "a port from 1 to 65535"),
+        ({"nnodes": 2, "rdzv_endpoint": "host:0"}, "a port from 1 to 65535"),
+        ({"nnodes": 2, "rdzv_endpoint": "host:"}, "it must be HOST:PORT"),
+        ({"nnodes": 2, "rdzv_endpoint": "http://h:1"}, "--rdzv-endpoint is http://h:1; it must be HOST:PORT"),
+        ({"nnodes": 2, "rdzv_endpoint": "tcp://:1"}, "it must be HOST:PORT"),
+        ({"nnodes": 2, "rdzv_endpoint": "[fe80:1"}, "it must be HOST:PORT"),
+        ({"nnodes": 2, "rdzv_endpoint": "host", "node_rank": 0}, "it must be HOST:PORT"),
         ({"nnodes": 2, "rdzv_endpoint": "a:1", "node_rank": 2}, "there are 2 machines"),
         ({"nproc_per_node": 2, "multiprocessing_distributed": True}, "exclude each other"),
     ],
@@ -134,6 +145,10 @@ def test_the_authors_way_to_say_it() -> None:
         ({"nproc_per_node": 2, "rdzv_endpoint": "tcp://224.66.41.62:23456"}, "c10d", "localhost:0"),
         ({"nnodes": 2, "rdzv_endpoint": "tcp://host:23456"}, "c10d", "host:23456"),
         ({"nnodes": 2, "node_rank": 1, "rdzv_endpoint": "tcp://host:23456"}, "static", "host:23456"),
+        ({"nnodes": 2, "rdzv_endpoint": "10.0.0.1:65535"}, "c10d", "10.0.0.1:65535"),
+        ({"nnodes": 2, "rdzv_endpoint": "[fe80::1]:29400"}, "c10d", "[fe80::1]:29400"),
+        ({"nnodes": 2, "node_rank": 1, "rdzv_endpoint": "tcp://[::1]:1"}, "static", "[::1]:1"),
+        ({"nnodes": 2, "rdzv_endpoint": "a-host.example"}, "c10d", "a-host.example"),
     ],
 )
 def test_where_the_machines_meet(
@@ -155,6 +170,25 @@ def test_where_the_machines_meet(
     assert config.rdzv_configs.get("rank") == (1 if backend == "static" else None)
 
 
+@pytest.mark.parametrize("more", [{}, {"node_rank": 1}])
+@pytest.mark.parametrize(
+    "kind", [RendezvousConnectionError, RendezvousTimeoutError, torch.distributed.DistNetworkError]
+)
+def test_machines_that_cannot_meet_are_one_sentence(
+    kind: type[Exception], more: dict[str, Any], settings: Settings, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def engine(config: Any, entrypoint: Any) -> Any:
+        def run(*arguments: Any) -> Any:
+            raise kind("See inner exception.") from TimeoutError("nobody answers\nframe #0")
+
+        return run
+
+    monkeypatch.setattr("torch.distributed.launcher.api.elastic_launch", engine)
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    with pytest.raises(ApsError, match=r"cannot meet at host:1 \(nobody answers\); give --rdzv-endpoint"):
+        launch(settings(**CALM), LaunchSettings(nnodes=2, rdzv_endpoint="host:1", **more))
+
+
 def test_a_process_that_a_launcher_started_starts_no_others(monkeypatch: pytest.MonkeyPatch) -> None:
     assert LaunchSettings(nproc_per_node=2).starts_processes
     monkeypatch.setenv("RANK", "0")
@@ -166,11 +200,15 @@ EPOCHS = 4
 
 
 def command(data: Path, out_dir: Path, *more: str) -> list[str]:
-    words = ["train", "--nproc-per-node", "2", "--out-dir", str(out_dir)]
-    if "--resume" not in more:
-        words += ["--arch", "resnet20_aps1", "--data", str(data), "--recipe", "fast", "--epochs", str(EPOCHS)]
-        words += ["--batch-size", "4", "--lr", "0.01", "--precision", "float32", "--device", "cpu", "--no-progress"]
+    words = ["train", "--nproc-per-node", "2"]
+    words += ["--out-dir", str(out_dir)] if "--resume" in more else options(data, out_dir)
     return [*words, *more]
+
+
+def options(data: Path, out_dir: Path) -> list[str]:
+    words = ["--arch", "resnet20_aps1", "--data", str(data), "--recipe", "fast", "--epochs", str(EPOCHS)]
+    words += ["--batch-size", "4", "--lr", "0.01", "--precision", "float32", "--device", "cpu", "--no-progress"]
+    return [*words, "--out-dir", str(out_dir)]
 
 
 def workers(process: subprocess.Popen[str], sign: str = "spawn_main") -> list[int]:
@@ -245,4 +283,34 @@ def test_sigterm_saves_everything(undisturbed: list[dict[str, Any]], data_folder
     process = start(command(data_folder, out_dir, "--resume"))
     _, errors = process.communicate(timeout=500)
     assert process.returncode == 0, errors
+    assert records(out_dir) == undisturbed
+
+
+@pytest.mark.slow
+def test_sigterm_under_torchrun_saves_everything(
+    undisturbed: list[dict[str, Any]], data_folder: Path, out_dir: Path
+) -> None:
+    """The module itself, as README has it. That the launcher exits with 1 is its own way to say that it was stopped."""
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+    def started(words: list[str]) -> subprocess.Popen[str]:
+        line = [*TORCHRUN, "-m", "aps_deploy.training", *words]
+        return subprocess.Popen(line, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment)
+
+    process = started([*options(data_folder, out_dir), "--checkpoint-seconds", "0"])
+    deadline = time.monotonic() + 500
+    # Its first line is written with the state after the first epoch, which is saved again after every step.
+    while not (out_dir / "metrics.jsonl").exists() or not load_state(out_dir / "last.pt")["position"]["step"]:
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline, "the second epoch was not reached"
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    output, errors = process.communicate(timeout=500)
+    assert process.returncode == 1 and "SignalException" in errors
+    assert "stopped by SIGTERM; continue with: aps-deploy train --resume" in output
+    assert 1 <= len(records(out_dir)) < EPOCHS
+    process = started(["--resume", "--out-dir", str(out_dir)])
+    _, errors = process.communicate(timeout=500)
+    assert process.returncode == 0, errors
+    assert "epoch 1:" not in errors, "it was trained anew"
     assert records(out_dir) == undisturbed

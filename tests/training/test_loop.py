@@ -84,6 +84,17 @@ def test_best_is_chosen_by_validation_and_never_by_test(
     assert scripted([0.9, 0.1, 0.5], "test-only", 0) == 3, "the last, whatever the test images say"
 
 
+def test_a_short_run_keeps_an_average_that_follows(settings: Settings, tmp_path: Path) -> None:
+    """The weights after the first of six steps have two thousandths in it; nearly all, did the decay not rise."""
+    run_training(settings(arch="resnet20", ema_decay=0.9999))
+    state = load_state(tmp_path / "run" / "last.pt")
+    assert state["average"]["n_averaged"] == 6
+    torch.manual_seed(0)
+    start = create_model("resnet20", num_classes=3).state_dict()["conv1.weight"]
+    end, average = state["model"]["conv1.weight"], state["average"]["module.conv1.weight"]
+    assert (average - end).norm() < 0.1 * (end - start).norm()
+
+
 def test_nan_stops_the_run(settings: Settings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     original = step.normalise
     count = 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -20,11 +21,14 @@ from aps_deploy.training.process import Process
 from aps_deploy.training.recipes import RECIPES
 from aps_deploy.training.state import Position
 from aps_deploy.training.step import Trainer
+from tests.training.ranks import run_ranks
 
 RECIPE = dataclasses.replace(RECIPES["fast"], batch_size=8, precision="float32", learning_rate=0.1)
 
 
-def trainer_of(model: nn.Module, **changes: Any) -> Trainer:
+def trainer_of(
+    model: nn.Module, *, process: Process | None = None, gathers_statistics: bool = False, **changes: Any
+) -> Trainer:
     return build_trainer(
         cast(SelectingNetwork, model),
         dataclasses.replace(RECIPE, **changes),
@@ -32,7 +36,8 @@ def trainer_of(model: nn.Module, **changes: Any) -> Trainer:
         num_images=16,
         channels_last=False,
         compile_model=False,
-        process=Process(),
+        process=process or Process(),
+        gathers_statistics=gathers_statistics,
     )
 
 
@@ -61,6 +66,60 @@ def test_accumulated_parts_are_the_whole_batch(parts: int) -> None:
     for one, other, before in zip(whole, accumulated, start, strict=True):
         assert not torch.equal(one, before)
         torch.testing.assert_close(other - before, one - before, rtol=1e-4, atol=1e-7)
+
+
+@pytest.mark.parametrize(("batch_size", "accumulate"), [(3, 2), (2, 2), (1, 2), (5, 4), (7, 3), (16, 4), (10, 1)])
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_every_process_takes_as_many_parts(batch_size: int, accumulate: int, world_size: int) -> None:
+    """With gathered statistics: the parts of one process, each image in one of them."""
+    trainer = trainer_of(small_network(), accumulate=accumulate)
+    alone = trainer.sizes_of_parts(batch_size)
+    assert alone == [len(part) for part in torch.arange(batch_size).chunk(accumulate)]
+    trainer.gathers_statistics, found = True, []
+    for rank in range(world_size):
+        trainer.process = Process(rank, world_size, rank)
+        found.append(trainer.sizes_of_parts(batch_size))
+        assert sum(found[-1]) == len(torch.arange(batch_size)[rank::world_size])
+    assert [sum(sizes) for sizes in zip(*found, strict=True)] == alone
+
+
+def test_a_process_without_gathered_statistics_cuts_its_own_share() -> None:
+    trainer = trainer_of(small_network(), accumulate=2)
+    for rank, expected in enumerate([[1, 1], [1]]):
+        trainer.process = Process(rank, 2, rank)
+        assert trainer.sizes_of_parts(3) == expected
+    assert trainer.sizes_of_parts(1) == [1]  # the image that weighs nothing
+
+
+def normalised_network() -> nn.Module:
+    """Return a network whose images meet each other in a batch norm."""
+    torch.manual_seed(0)
+    return nn.Sequential(
+        nn.Conv2d(3, 8, 3), nn.BatchNorm2d(8), nn.ReLU(), nn.AdaptiveAvgPool2d(4), nn.Flatten(), nn.Linear(8 * 16, 10)
+    )
+
+
+def gradients_of_steps(process: Process) -> list[dict[str, Tensor]]:
+    """Return the gradients and statistics after a step of three images, and after one of a single image."""
+    trainer = trainer_of(normalised_network(), process=process, gathers_statistics=True, accumulate=2)
+    images, labels = batch()
+    found = []
+    for number, batch_size in enumerate((3, 1)):
+        own = trainer.share_of(torch.arange(batch_size))
+        trainer.step(images[own], labels[own], batch_size, 0, number)
+        gradients = {name: cast(Tensor, value.grad) for name, value in trainer.model.named_parameters()}
+        found.append({name: value.clone() for name, value in (gradients | dict(trainer.model.named_buffers())).items()})
+    return found
+
+
+def test_accumulated_parts_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
+    """An odd batch in two parts, and a batch with no image for one process: none waits, no image counts twice."""
+    expected = gradients_of_steps(Process())
+    for found in run_ranks(gradients_of_steps, tmp_path / "ranks"):
+        for one, other in zip(expected, found, strict=True):
+            assert one.keys() == other.keys()
+            for name, value in one.items():
+                torch.testing.assert_close(other[name], value, rtol=1e-4, atol=1e-6)
 
 
 def test_an_unreadable_image_has_no_gradient() -> None:
