@@ -33,12 +33,13 @@ SchedulerType = Annotated[
 ]
 SchedulerFlag = Annotated[str | None, Option("--scheduler-flag", hidden=True, help="False: --schedule constant.")]
 CosineRate = Annotated[bool, Option("--cos-lr", hidden=True, help="For --schedule cosine.")]
-StartEpoch = Annotated[int, Option("--start-epoch", hidden=True, help="0; a resumed run knows its epoch.")]
+StartEpoch = Annotated[int, Option("--start-epoch", hidden=True, help="A resumed run knows its epoch.")]
+StepOfRate = Annotated[float | None, Option("--lr-step", hidden=True, help="For --step-epochs; a float there.")]
 OnFlips = Annotated[bool, Option("--evaluate-on-flips", hidden=True, help="Evaluate by protocol cifar-flip.")]
 OnErase = Annotated[bool, Option("--evaluate-on-erase", hidden=True, help="Evaluate by protocol cifar-erase.")]
 ErasePatch = Annotated[int | None, Option("--random-erase-patch", hidden=True, help="Side of the erased square.")]
 ResumeFrom = Annotated[Path | None, Option("--resume-from", hidden=True, help="What --resume PATH becomes.")]
-Pretrained = Annotated[bool, Option("--pretrained-without-file", hidden=True, help="--pretrained without FILE.")]
+Pretrained = Annotated[bool, Option("--pretrained-without-file", hidden=True, help="Refused: give --weights FILE.")]
 PrintFreq = Annotated[int | None, Option("--print-freq", "-p", hidden=True, help="No effect.")]
 WorldSize = Annotated[
     int | None, Option("--world-size", hidden=True, help="--nnodes, where --batch-size is of one machine.")
@@ -46,11 +47,11 @@ WorldSize = Annotated[
 BatchAccum = Annotated[
     int | None, Option("--batch-accum", "-ba", hidden=True, help="Batches whose mean gradients are added to a step.")
 ]
-EvaluateSave = Annotated[bool, Option("--evaluate-save", hidden=True, help="Refused.")]
+EvaluateSave = Annotated[bool, Option("--evaluate-save", hidden=True, help="Refused: give --evaluate, or nothing.")]
 EpochsShift = Annotated[int | None, Option("--epochs-shift", hidden=True, help="No effect.")]
 Embed = Annotated[bool, Option("--embed", hidden=True, help="No effect.")]
-ValDebug = Annotated[bool, Option("--val-debug", hidden=True, help="Refused.")]
-SaveWeights = Annotated[Path | None, Option("--save-weights", hidden=True, help="Refused.")]
+ValDebug = Annotated[bool, Option("--val-debug", hidden=True, help="Refused: give --data with them as train/.")]
+SaveWeights = Annotated[Path | None, Option("--save-weights", hidden=True, help="Refused: `aps-deploy import`.")]
 Wandb = Annotated[bool, Option("--wandb", hidden=True, help="No effect.")]
 
 
@@ -66,6 +67,7 @@ class AuthorsFlags:
     scheduler_flag: str | None = None
     cos_lr: bool = False
     start_epoch: int = 0
+    lr_step: float | None = None
     evaluate_on_flips: bool = False
     evaluate_on_erase: bool = False
     random_erase_patch: int | None = None
@@ -106,6 +108,7 @@ class AuthorsFlags:
 
 _WITHOUT_EFFECT = {
     "pin_memory_flag": "images are pinned where there is a GPU",
+    "start_epoch": "a run that is continued knows its epoch",  # theirs reads it off the checkpoint, too
     "print_freq": "the progress bar shows every step",
     "epochs_shift": "the consistency is measured once, with the shifts of its seed",
     "embed": "there is no interactive shell in a run",
@@ -148,6 +151,8 @@ def translated(chosen: dict[str, Any], flags: AuthorsFlags) -> dict[str, Any]:
     """
     _check(flags)
     chosen = dict(chosen)
+    if flags.lr_step is not None:
+        _choose(chosen, "step_epochs", _whole_epochs(flags.lr_step), "--lr-step")
     if flags.results_root_path is not None:
         if chosen["out_dir"] is None:
             raise InputError("--results-root-path needs --model-folder, the folder of the run in it.")
@@ -162,6 +167,11 @@ def translated(chosen: dict[str, Any], flags: AuthorsFlags) -> dict[str, Any]:
     chosen["evaluate"] = chosen["evaluate"] or flags.protocol is not None
     if chosen["evaluate"] and chosen["weights"] is None and chosen["out_dir"] is not None:
         chosen["resume"] = True  # theirs evaluates the best checkpoint of the model's folder
+    if flags.start_epoch != 0 and not chosen["resume"]:
+        raise InputError(
+            f"--start-epoch is {flags.start_epoch}, but no run is continued; give --resume with --out-dir, and the run "
+            "knows its epoch."
+        )
     for name, reason in _WITHOUT_EFFECT.items():
         if getattr(flags, name) not in (None, False):
             _LOGGER.warning("--%s has no effect here: %s", name.replace("_", "-"), reason)
@@ -182,20 +192,19 @@ def with_machines(chosen: dict[str, Any], flags: AuthorsFlags) -> dict[str, Any]
 def _check(flags: AuthorsFlags) -> None:
     if flags.dataset not in (None, "cifar10"):
         raise InputError(f"--dataset is {flags.dataset}; theirs knows cifar10 only. Give any images with --data.")
-    if flags.start_epoch != 0:
-        raise InputError(f"--start-epoch is {flags.start_epoch}; a run that is continued by --resume knows its epoch.")
     if flags.pretrained_without_file:
         raise InputError("--pretrained names no file, and the authors released none; give --weights FILE.")
     if flags.val_debug:
         raise InputError("--val-debug trains on the validation images; give --data a folder with them as train/.")
     if flags.save_weights is not None:
         raise InputError(
-            "--save-weights ends the authors' script before it trains; leave it out: a run leaves its weights in "
-            "best.safetensors of --out-dir."
+            "--save-weights writes the loaded weights in the authors' script and trains nothing; `aps-deploy import "
+            "WEIGHTS -o FILE.safetensors` does that, and a run's own are in best.safetensors of --out-dir."
         )
     if flags.evaluate_save:
         raise InputError(
-            "--evaluate-save writes validation images in the authors' script and trains nothing; leave it out."
+            "--evaluate-save writes validation images in the authors' script and trains nothing; leave it out, or "
+            "give --evaluate to measure them."
         )
     if flags.random_erase_patch is not None and not flags.evaluate_on_erase:
         raise InputError("--random-erase-patch belongs to --evaluate-on-erase; give both, or neither.")
@@ -207,6 +216,12 @@ def _choose(chosen: dict[str, Any], name: str, value: Any, said: str) -> None:
         if chosen[name] not in (None, value):
             raise InputError(f"{said} means {value}, but {name.replace('_', '-')} is {chosen[name]}; give one of them.")
         chosen[name] = value
+
+
+def _whole_epochs(number: float) -> int:
+    if not number.is_integer():
+        raise InputError(f"--lr-step is {number:g}; it must be a whole number of epochs, such as 30.")
+    return int(number)
 
 
 def _device_of(number: str) -> str | None:

@@ -92,6 +92,7 @@ def train(
     scheduler_flag: authors_flags.SchedulerFlag = None,
     cos_lr: authors_flags.CosineRate = False,
     start_epoch: authors_flags.StartEpoch = 0,
+    lr_step: authors_flags.StepOfRate = None,
     evaluate_on_flips: authors_flags.OnFlips = False,
     evaluate_on_erase: authors_flags.OnErase = False,
     random_erase_patch: authors_flags.ErasePatch = None,

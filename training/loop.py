@@ -18,6 +18,7 @@ import torch
 from aps_deploy.errors import ApsError, InputError
 from aps_deploy.files import write_json
 from aps_deploy.models import SelectingNetwork, load_checkpoint, load_weights, network_spec
+from aps_deploy.models.network import NetworkSpec
 from aps_deploy.progress_bar import Progress
 from aps_deploy.training.agreement import check_same_position, check_shared, resumed_after_restart
 from aps_deploy.training.build import architecture_name, build_model, build_trainer, check_network, weights_file
@@ -128,6 +129,19 @@ class _Parts:
     stored: dict[str, Any] | None
 
 
+def checked(settings: TrainSettings) -> tuple[NetworkSpec, Recipe]:
+    """Return the architecture and the recipe of a run; no data is read.
+
+    Raises:
+        InputError: settings that do not fit each other, the architecture or the recipe.
+    """
+    architecture = network_spec(architecture_name(settings))
+    recipe = recipe_for(settings, architecture.family)
+    architecture.check_size(recipe.image_size, recipe.image_size, settings.padding or "circular")
+    check_network(settings, architecture.name)
+    return architecture, recipe
+
+
 def _read(settings: TrainSettings, process: Process) -> _Parts:
     """Check the settings, read the data and make the network; all that can be refused is refused here."""
     stored, out_dir = None, settings.out_dir
@@ -137,11 +151,8 @@ def _read(settings: TrainSettings, process: Process) -> _Parts:
         settings = continued(settings, stored["settings"])
     elif process.is_main:
         check_out_dir(out_dir)
-    architecture = network_spec(architecture_name(settings))
-    recipe = recipe_for(settings, architecture.family)
-    architecture.check_size(recipe.image_size, recipe.image_size, settings.padding or "circular")
+    architecture, recipe = checked(settings)
     arithmetic = find_arithmetic(recipe.precision, process.device(find_device(settings.device)))
-    check_network(settings, architecture.name)
     if settings.data is None:
         raise InputError("--data is missing; give a folder with train/<class>/ and val/ or test/.")
     found = find_data(settings.data, recipe, download=bool(settings.download))

@@ -95,7 +95,7 @@ Schedule = Annotated[
     ScheduleName | None, Option("--schedule", help="How the learning rate falls; cosine is the authors' --cos-lr.")
 ]
 StepEpochs = Annotated[
-    int | None, Option("--step-epochs", "--step-size-lr", "--lr-step", help="Step schedule: epochs between two drops.")
+    int | None, Option("--step-epochs", "--step-size-lr", help="Step schedule: epochs between two drops.")
 ]
 Milestones = Annotated[
     str | None,

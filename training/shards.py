@@ -27,6 +27,8 @@ _LOGGER = logging.getLogger(__name__)
 CLASSES_FILE = "classes.txt"
 _IMAGE_SUFFIXES = frozenset({"jpg", "jpeg", "png", "webp", "bmp"})
 _LABEL_SUFFIX = "cls"
+_END_BYTES = 2 * tarfile.BLOCKSIZE
+_READ_BYTES = 1 << 20
 
 
 def find_shards(folder: Path) -> list[Path]:
@@ -38,7 +40,7 @@ def read_shards(shards: Sequence[Path]) -> tuple[list[Member], npt.NDArray[np.in
     """Return where the images of some shards lie, and their labels (N,) int64; nothing is decoded.
 
     Raises:
-        InputError: a shard is damaged or compressed, or a sample has no image or no label.
+        InputError: a shard is damaged, cut off or compressed, or a sample has no image or no label.
     """
     members: list[Member] = []
     labels: list[int] = []
@@ -137,10 +139,36 @@ def _members(shard: Path) -> Iterator[tuple[str, Member, bytes]]:
                     handle = archive.extractfile(entry) if is_label else None
                     place = Member(shard, entry.name, entry.offset_data, entry.size)
                     yield entry.name, place, b"" if handle is None else handle.read()
+            end = archive.offset
+        _check_end(shard, end)
     except (OSError, tarfile.TarError) as error:
         raise InputError(
             f"shard {shard} cannot be read ({error}); accepted are whole tar files that are not compressed."
         ) from error
+
+
+def _check_end(shard: Path, end: int) -> None:
+    """Make sure that reading stopped at the end of the archive: tarfile takes any header it cannot read for it.
+
+    The end is at least two blocks of zeros, and then zeros up to a whole record. An archive that `cat` put behind it is
+    refused: readers of tar files stop before it, and its samples would be missing.
+
+    Raises:
+        InputError: the archive goes on there, or is cut off.
+    """
+    with shard.open("rb") as file:
+        file.seek(end)
+        if file.read(_END_BYTES) != bytes(_END_BYTES):
+            raise InputError(
+                f"shard {shard} is damaged or cut off at byte {end}: neither the header of a file nor the end of the "
+                f"archive ({_END_BYTES} zero bytes) is there; write the shard anew."
+            )
+        while piece := file.read(_READ_BYTES):
+            if piece.strip(b"\0"):
+                raise InputError(
+                    f"shard {shard} ends at byte {end}, but more than zeros follow: a header is damaged, or archives "
+                    "were joined by cat; write the shard anew, or join archives by tar --concatenate."
+                )
 
 
 def _label(shard: Path, name: str, content: bytes) -> int:

@@ -131,6 +131,8 @@ def test_every_flag_is_known_to_the_parser(flag: str) -> None:
         (["--scheduler_type", "MultiStepLR", "--scheduler_milestones", "5,9"], {"milestones": "5,9"}),
         (["--scheduler_flag", "False"], {"schedule": "constant"}),
         (["--cos_lr"], {"schedule": "cosine"}),
+        (["--lr_step", "30.0"], {"step_epochs": 30}),
+        (["--lr-step", "40"], {"step_epochs": 40}),
         (["--device_id", "cpu"], {"device": "cpu"}),
         (["--device_id", "2"], {"device": "cuda:2"}),
         (["--device_id", "0"], {"device": None}),
@@ -189,6 +191,9 @@ def test_resuming_from_a_path(given: Callable[[list[str]], Given], tmp_path: Pat
     for path in (tmp_path, tmp_path / "last.pt"):
         settings, _ = given(["--resume", str(path)])
         assert settings.resume and settings.out_dir == tmp_path
+    given(["--resume", str(tmp_path), "--start-epoch", "7"])
+    (warned,) = given.more["warned"]  # type: ignore[attr-defined]
+    assert "--start-epoch has no effect here: a run that is continued knows its epoch" in warned
     assert "names no run of aps-deploy" in refusal(["--resume", "foreign/checkpoint.pth.tar"])
     assert as_ours(["--resume", "--out-dir", "x"]) == ["--resume", "--out-dir", "x"]
 
@@ -198,12 +203,15 @@ def test_resuming_from_a_path(given: Callable[[list[str]], Given], tmp_path: Pat
     [
         (["--pretrained"], "--pretrained names no file"),
         (["--dataset", "imagenet"], "--dataset is imagenet"),
-        (["--start_epoch", "7"], "--start-epoch is 7"),
+        (["--start_epoch", "7"], "--start-epoch is 7, but no run is continued; give --resume with --out-dir"),
+        (["--lr_step", "30.5"], "--lr-step is 30.5; it must be a whole number of epochs"),
+        (["--lr_step", "nan"], "--lr-step is nan; it must be a whole number of epochs"),
+        (["--lr_step", "30", "--step-epochs", "20"], "--lr-step means 30, but step-epochs is 20"),
         (["--device_id", "first"], "--device-id is first"),
         (["--device_id", "1", "--device", "cpu"], "--device-id means cuda:1, but device is cpu"),
         (["--scheduler_flag", "no"], "--scheduler-flag is no"),
         (["--cos_lr", "--schedule", "step"], "--cos-lr means cosine, but schedule is step"),
-        (["--save_weights", "x.pth"], "--save-weights ends the authors' script before it trains"),
+        (["--save_weights", "x.pth"], "`aps-deploy import WEIGHTS -o FILE.safetensors` does that"),
         (["--evaluate-save"], "--evaluate-save writes validation images in the authors' script"),
         (["-ba", "0"], "--batch-accum is 0"),
         (["-ba", "2", "--accumulate", "4"], "--batch-accum means 2, but accumulate is 4"),

@@ -5,6 +5,8 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+import shutil
+import subprocess
 import tarfile
 from pathlib import Path
 
@@ -134,6 +136,77 @@ def test_a_truncated_shard(shards: Path) -> None:
     shard.write_bytes(shard.read_bytes()[:3000])
     with pytest.raises(InputError, match=r"shard .*0002\.tar cannot be read"):
         find_data(shards, RECIPE)
+
+
+def ten_samples(path: Path, *, writer: str) -> list[int]:
+    """Write ten samples; return where their headers begin, and where the archive ends."""
+    samples = {f"{number:02d}": (bytes([65 + number]) * (400 + 200 * number), number) for number in range(10)}
+    if writer == "webdataset":
+        with webdataset.TarWriter(str(path)) as archive:
+            for key, (image, label) in samples.items():
+                archive.write({"__key__": key, "png": image, "cls": label})
+    else:
+        content = {}
+        for key, (image, label) in samples.items():
+            content |= {f"{key}.png": image, f"{key}.cls": str(label).encode()}
+        add(path, content)
+        if writer == "tar":  # GNU tar, where there is one, or bsdtar
+            names = subprocess.run(
+                ["tar", "-xvf", path, "-C", path.parent], capture_output=True, text=True, check=True
+            ).stdout.split()
+            subprocess.run(["tar", "-cf", path, "-C", path.parent, *names], check=True)
+    with tarfile.open(path) as archive:
+        return [*(entry.offset for entry in archive), archive.offset]
+
+
+@pytest.mark.parametrize(
+    ("damage", "message"),
+    [
+        ("zeroed", "is damaged or cut off at byte {0}: neither the header of a file nor the end"),
+        ("zeroed, and the image too", "ends at byte {0}, but more than zeros follow: a header is damaged"),
+        ("scrambled", "is damaged or cut off at byte {0}"),
+        ("cut before", "is damaged or cut off at byte {0}"),
+        ("cut inside", "is damaged or cut off at byte {0}"),
+        ("cut before the end", "is damaged or cut off at byte {1}"),
+        ("cut inside the end", "is damaged or cut off at byte {1}"),
+        ("joined by cat", "ends at byte {1}, but more than zeros follow"),
+    ],
+)
+@pytest.mark.parametrize("writer", ["tarfile", "webdataset"])
+def test_no_sample_of_a_damaged_shard_is_left_out_in_silence(
+    damage: str, message: str, writer: str, tmp_path: Path
+) -> None:
+    shard = tmp_path / "0.tar"
+    *headers, end = ten_samples(shard, writer=writer)
+    content = bytearray(shard.read_bytes())
+    place = headers[10]  # of the sixth sample's first file: whole samples lie before it
+    if damage.startswith("zeroed"):
+        size = headers[11] - place if damage.endswith("too") else 512
+        content[place : place + size] = bytes(size)
+    elif damage == "scrambled":
+        content[place + 100 : place + 200] = np.random.default_rng(0).bytes(100)
+    elif damage == "joined by cat":
+        content = content * 2
+    else:
+        where = {"cut before": place, "cut inside": place + 200, "cut before the end": end}.get(damage, end + 600)
+        del content[where:]
+    shard.write_bytes(content)
+    with pytest.raises(InputError, match="shard .*0.tar " + message.format(place, end)) as caught:
+        read_shards([shard])
+    assert str(caught.value).count(". ") == 0, "one sentence"
+
+
+@pytest.mark.parametrize("writer", ["tarfile", "webdataset", "tar"])
+def test_whole_shards_end_in_many_ways(writer: str, tmp_path: Path) -> None:
+    if writer == "tar" and shutil.which("tar") is None:
+        pytest.skip("there is no tar here")
+    shard = tmp_path / "0.tar"
+    *_, end = ten_samples(shard, writer=writer)
+    whole = shard.read_bytes()
+    assert whole[end:] == bytes(len(whole) - end) and len(whole) - end >= 1024, "what the check rests on"
+    for content in (whole, whole[: end + 1024], whole + bytes(3 << 20)):
+        shard.write_bytes(content)
+        assert read_shards([shard])[1].tolist() == list(range(10))
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from fnmatch import fnmatch
 from pathlib import Path
@@ -54,8 +55,8 @@ def run_table(table: Table, settings: ReproduceSettings) -> str | None:
         The signal that stopped it, with everything saved, or None.
 
     Raises:
-        InputError: no row is named so, there are no images to evaluate on, or a row that was begun or kept is not the
-            declared one.
+        InputError: no row is named so, a row asks for what there is not, there are no images to evaluate on, or a row
+            that was begun or kept is not the declared one.
         ApsError: a run failed; the rows before it are kept.
     """
     rows = [row for row in table.rows if fnmatch(row.name, settings.only)]
@@ -63,10 +64,10 @@ def run_table(table: Table, settings: ReproduceSettings) -> str | None:
         names = ", ".join(row.name for row in table.rows)
         raise InputError(f"no row of {table.name} is named {settings.only}; its rows are {names}.")
     missing = {row.name for row in rows if read_record(settings.results_dir, table, row) is None}
-    for row in rows:
-        if row.name in missing:
-            _check_evaluation(table, row, settings)
-            break
+    to_run = [row for row in rows if row.name in missing]
+    _check_networks(table, to_run)
+    if to_run:
+        _check_evaluation(table, to_run[0], settings)
     for number, row in enumerate(rows, 1):
         if row.name not in missing:
             continue
@@ -82,6 +83,24 @@ def run_table(table: Table, settings: ReproduceSettings) -> str | None:
         }
         keep_row(settings.results_dir / table.name / row.name, row, result.out_dir / METRICS_FILE, document)
     return None
+
+
+def _check_networks(table: Table, rows: Sequence[Row]) -> None:
+    """Check the settings of all rows before the first is trained for hours, once where only the seed differs.
+
+    Raises:
+        InputError: naming the file and the row.
+    """
+    from aps_deploy.training.loop import checked
+
+    first: dict[tuple[str, str, str | None], Row] = {}
+    for row in rows:
+        first.setdefault(row.group, row)
+    for row in first.values():
+        try:
+            checked(row.train_settings())
+        except InputError as error:
+            raise InputError(f"{table.path}: row {row.name}: {error}") from error
 
 
 def _check_evaluation(table: Table, row: Row, settings: ReproduceSettings) -> None:
@@ -109,8 +128,7 @@ def _check_evaluation(table: Table, row: Row, settings: ReproduceSettings) -> No
 def _recipe(row: Row) -> Recipe:
     from aps_deploy.models import network_spec
 
-    settings = TrainSettings(**row.settings, data=Path("DATA"), out_dir=Path(row.name))  # neither decides anything
-    return recipe_for(settings, network_spec(row.network).family)
+    return recipe_for(row.train_settings(), network_spec(row.network).family)
 
 
 def _train(table: Table, row: Row, settings: ReproduceSettings) -> TrainResult:
@@ -146,7 +164,7 @@ def _measured(table: Table, row: Row, settings: ReproduceSettings, result: Train
             EvaluateSettings(
                 model=result.checkpoint,
                 data=settings.data,
-                protocol=protocol,  # type: ignore[arg-type]
+                protocol=protocol,
                 **table.evaluation_of(protocol),
                 device=settings.device,
                 progress=settings.progress,

@@ -29,23 +29,30 @@ Imports no torch.
 
 from __future__ import annotations
 
-import dataclasses
 import itertools
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Literal, get_args, get_type_hints
 
 from aps_deploy.errors import InputError, known_name, near_matches
+from aps_deploy.training.reproduction.kinds import check_entries
 from aps_deploy.training.settings import TrainSettings
 from aps_deploy.verification.authors import ProtocolName
+from aps_deploy.verification.shifts import shift_set
 
 TABLES = Path(__file__).with_name("tables")
 
 SAMPLERS = ("strided", "lpf", "aps")
-_GRID_KEYS = ("arch", "sampler", "filter", "without", "augmentation", "criterion", "seed")
-_KEYS = ("title", "note", "train", "evaluate", "augmentations", "grid", "reported")
+_FILE_KINDS: Mapping[str, Any] = {
+    **{"title": str, "note": str, "train": dict, "evaluate": dict, "augmentations": dict},
+    **{"grid": list[dict[str, Any]], "reported": list[dict[str, Any]]},
+}
+_GRID_KINDS: Mapping[str, Any] = {
+    **{"arch": list[str], "sampler": list[str], "filter": list[int], "without": list[str]},
+    **{"augmentation": list[str], "criterion": list[str], "seed": list[int]},
+}
 _EVALUATE: dict[str, Any] = {
     "protocols": ["cifar"],
     "shifts": "group",
@@ -53,8 +60,17 @@ _EVALUATE: dict[str, Any] = {
     "split": "test",
     "images": None,
 }
+_EVALUATE_KINDS: Mapping[str, Any] = {
+    **{"protocols": list[str], "shifts": str | int, "shift_images": int, "images": int},
+    "split": Literal["auto", "test", "val", "train"],
+}
 # The row says these, or the person who runs it.
-_NOT_SHARED = frozenset({"arch", "seed", "criterion", "data", "out_dir", "resume", "evaluate", "filter_size"})
+_NOT_SHARED = frozenset(
+    [
+        *("arch", "seed", "criterion", "data", "out_dir", "resume", "evaluate", "filter_size"),
+        *("device", "workers", "progress"),
+    ]
+)
 
 
 @dataclass(frozen=True)
@@ -90,6 +106,10 @@ class Row:
             parts.append(str(self.criterion))
         return "-".join([*parts, f"seed{self.seed}"])
 
+    def train_settings(self) -> TrainSettings:
+        """Return the settings of the training, in folders that stand for any."""
+        return TrainSettings(**self.settings, data=Path("DATA"), out_dir=Path(self.name))
+
 
 @dataclass(frozen=True)
 class Reported:
@@ -106,6 +126,7 @@ class Table:
     """A declared table.
 
     Attributes:
+        path: The file.
         name: The file's name without its suffix.
         title: Heading on the page.
         note: Sentences under it; may be empty.
@@ -116,6 +137,7 @@ class Table:
         text: The declaration itself.
     """
 
+    path: Path
     name: str
     title: str
     note: str
@@ -158,30 +180,52 @@ def read_table(path: Path) -> Table:
         document = tomllib.loads(text)
     except (OSError, ValueError) as error:
         raise InputError(f"{path} cannot be read as a table ({error}).") from error
-    _check_keys(document, _KEYS, path, "the file")
+    check_entries(document, _FILE_KINDS, path, "the file")
     for key in ("title", "grid"):
         if key not in document:
             raise InputError(f"{path} has no {key}; a table needs a title and at least one [[grid]].")
-    evaluate = {**_EVALUATE, **document.get("evaluate", {})}
-    _check_keys(evaluate, tuple(_EVALUATE), path, "[evaluate]")
-    shared = document.get("train", {})
-    augmentations: dict[str, dict[str, Any]] = {"none": {}, **document.get("augmentations", {})}
-    for where, settings in {"[train]": shared, **{f"[augmentations.{k}]": v for k, v in augmentations.items()}}.items():
-        _check_settings(settings, path, where)
+    shared, declared = document.get("train", {}), document.get("augmentations", {})
+    check_entries(declared, dict.fromkeys(declared, dict), path, "[augmentations]")
+    augmentations: dict[str, dict[str, Any]] = {"none": {}, **declared}
+    for where, settings in {"[train]": shared, **{f"[augmentations.{k}]": v for k, v in declared.items()}}.items():
+        check_entries(settings, _shared_kinds(), path, where)
+    for entry in document.get("reported", []):
+        check_entries(entry, get_type_hints(Reported), path, "[[reported]]", needed=("row", "source"))
     rows = [row for grid in document["grid"] for row in _rows(grid, shared, augmentations, path)]
     repeated = [row.name for number, row in enumerate(rows) if row.name in {other.name for other in rows[:number]}]
     if repeated or not rows:
         raise InputError(f"{path} declares {repeated[0] + ' twice' if repeated else 'no row'}; each row is one run.")
+    evaluate = _evaluation(document.get("evaluate", {}), path)
     return Table(
+        path=path,
         name=path.stem if path.stem != "table" else path.parent.name,
         title=document["title"],
         note=document.get("note", ""),
         rows=tuple(rows),
-        protocols=_protocols(evaluate["protocols"], path),
-        evaluate={key: value for key, value in evaluate.items() if key != "protocols"},
+        protocols=evaluate.pop("protocols"),
+        evaluate=evaluate,
         reported=tuple(Reported(**entry) for entry in document.get("reported", [])),
         text=text,
     )
+
+
+def _shared_kinds() -> dict[str, Any]:
+    return {name: kind for name, kind in get_type_hints(TrainSettings).items() if name not in _NOT_SHARED}
+
+
+def _evaluation(declared: Mapping[str, Any], path: Path) -> dict[str, Any]:
+    """Return the settings of the evaluation, those left out filled in."""
+    check_entries(declared, _EVALUATE_KINDS, path, "[evaluate]")
+    evaluate = {**_EVALUATE, **declared}
+    for key in ("shift_images", "images"):
+        if evaluate[key] is not None and evaluate[key] < 1:
+            raise InputError(f"{path}: {key} of [evaluate] is {evaluate[key]}; it must be at least 1.")
+    if evaluate["shifts"] != "none":
+        try:
+            shift_set(evaluate["shifts"], height=2, width=2)  # what it names does not depend on the size
+        except InputError as error:
+            raise InputError(f"{path}: [evaluate]: {error}") from error
+    return {**evaluate, "protocols": _protocols(evaluate["protocols"], path)}
 
 
 def _protocols(names: Sequence[str], path: Path) -> tuple[ProtocolName, ...]:
@@ -193,7 +237,7 @@ def _protocols(names: Sequence[str], path: Path) -> tuple[ProtocolName, ...]:
 def _rows(
     grid: Mapping[str, Any], shared: Mapping[str, Any], augmentations: Mapping[str, Mapping[str, Any]], path: Path
 ) -> list[Row]:
-    _check_keys(grid, _GRID_KEYS, path, "[[grid]]")
+    check_entries(grid, _GRID_KINDS, path, "[[grid]]")
     for key in ("arch", "sampler"):
         if not grid.get(key):
             raise InputError(f"{path}: a [[grid]] names no {key}.")
@@ -206,7 +250,12 @@ def _rows(
                 settings = {**shared, **augmentations[augmentation], "arch": network, "seed": seed}
                 if criterion not in (None, "l2"):
                     settings["criterion"] = criterion
-                rows.append(Row(network, augmentation, criterion, seed, settings))
+                row = Row(network, augmentation, criterion, seed, settings)
+                try:
+                    row.train_settings()
+                except InputError as error:
+                    raise InputError(f"{path}: row {row.name}: {error}") from error
+                rows.append(row)
     return rows
 
 
@@ -219,16 +268,3 @@ def _networks(arch: str, sampler: str, grid: Mapping[str, Any]) -> list[tuple[st
     ]
     criteria = grid.get("criterion", ["l2"]) if sampler == "aps" else [None]
     return [(f"{arch}_{sampler}{size}", criterion) for size, criterion in itertools.product(sizes, criteria)]
-
-
-def _check_keys(found: Mapping[str, Any], known: Sequence[str], path: Path, where: str) -> None:
-    for key in found:
-        if key not in known:
-            raise InputError(
-                f"{path}: {where} has an unknown entry {key!r}{near_matches(key, known)}; known are {', '.join(known)}."
-            )
-
-
-def _check_settings(settings: Mapping[str, Any], path: Path, where: str) -> None:
-    names = [field.name for field in dataclasses.fields(TrainSettings) if field.name not in _NOT_SHARED]
-    _check_keys(settings, names, path, where)

@@ -174,6 +174,29 @@ def test_the_images_of_the_evaluation_are_looked_for_first(
     assert not (tmp_path / "runs").exists(), "nothing was trained"
 
 
+@pytest.mark.parametrize(
+    ("old", "new", "message"),
+    [
+        (
+            "filter = [3]",
+            'filter = [3]\ncriterion = ["l2", "l9"]',
+            "row resnet20_aps3-l9-seed0: unknown selection crit",
+        ),
+        ('["resnet20"]', '["resnet20", "resnet21"]', "row resnet21-seed0: unknown architecture"),
+        ("batch_size = 16", "image_size = 30", "row resnet20_aps3-seed0: resnet20_aps3 does not take 30x30 images"),
+        ("batch_size = 16", 'milestones = "1"\nwarmup_share = 0.5', "row resnet20-seed0: --warmup-share belongs to"),
+    ],
+)
+def test_no_row_is_run_of_a_table_with_a_wrong_one(
+    reproduce: Reproduce, data_folder: Path, tmp_path: Path, old: str, new: str, message: str
+) -> None:
+    assert old in DECLARED
+    (tmp_path / "squares.toml").write_text(DECLARED.replace(old, new))
+    result = reproduce("--data", str(data_folder), "--device", "cpu", "--no-progress")
+    assert result.exit_code == 2 and f"squares.toml: {message}" in result.stderr.replace("\n", " "), result.output
+    assert not (tmp_path / "runs").exists(), "nothing was trained"
+
+
 def test_spread() -> None:
     assert spread([]) == "not run" and spread([50.0]) == "50.00 %"
     assert spread([1.0, 2.0, 3.0], unit="", digits=1) == "2.0 ± 1.0"
