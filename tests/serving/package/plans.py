@@ -6,8 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
+from onnx.helper import tensor_dtype_to_np_dtype
+
 from aps_deploy.export.engines.engine_export import plan_document
-from aps_deploy.export.engines.source import read_source
+from aps_deploy.export.engines.source import OnnxSource, read_source
 from aps_deploy.runtimes.sidecar import sidecar_path
 from tests.runtimes import graphs
 
@@ -21,6 +23,12 @@ def profile(*batches: int, sides: tuple[int, int, int] = (8, 8, 8)) -> dict[str,
     }
 
 
+def types_of(source: OnnxSource) -> dict[str, str]:
+    """Return the types of inputs and outputs of an ONNX file, by their names; an engine of it has the same."""
+    entries = (*source.model.graph.input, *source.model.graph.output)
+    return {each.name: tensor_dtype_to_np_dtype(each.type.tensor_type.elem_type).name for each in entries}
+
+
 def write_plan(path: Path, *profiles: dict[str, list[int]], kind: str = "trt", **has: bool) -> Path:
     """Write a plan with its document beside it, compiled from a small classifier.
 
@@ -31,6 +39,7 @@ def write_plan(path: Path, *profiles: dict[str, list[int]], kind: str = "trt", *
     version = "10.13.3.9" if kind == "trt" else "1.7.1.116"
     engine = {"toolkit": kind, "version": version, "precision": {"layers": {}}, "profiles": list(profiles)}
     engine["has_weights"] = has.get("weights", True)
+    engine["types"] = types_of(source)
     document: dict[str, Any] = plan_document(path, plan, engine, source)
     if not has.get("tensors", True):
         del document["tensors"]

@@ -27,7 +27,7 @@ from tests.export.engines.toys import toy
 from tests.runtimes import graphs
 from tests.runtimes.tensorrt import fake_engine
 from tests.runtimes.tensorrt.fake_cuda import install_fake_cuda
-from tests.serving.package.plans import profile, write_plan
+from tests.serving.package.plans import profile, types_of, write_plan
 from tests.serving.package.triton import MISSING, triton
 from tests.serving.proof import certify
 from tests.serving.support import CLIENTS, running, tensor
@@ -111,7 +111,9 @@ def test_our_server_answers_from_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     file = fake_engine.write_plan(tmp_path / "net.plan", toy())
     document = json.loads(sidecar_path(file).read_text())
     source = read_source(graphs.save(toy(), tmp_path / "net.onnx"))
-    document["tensors"] = plan_document(file, file.read_bytes(), document["engine"], source)["tensors"]
+    document["tensors"] = plan_document(
+        file, file.read_bytes(), {**document["engine"], "types": types_of(source)}, source
+    )["tensors"]
     sidecar_path(file).write_text(json.dumps(document))
     written, config = packaged(file)
     images = np.random.default_rng(0).standard_normal((5, 3, 8, 8)).astype(np.float32)
