@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 
@@ -126,3 +128,14 @@ def check_gradient(case: Case) -> None:
     if case.filters is None:
         assert torch.equal(found.float(), x.grad)
     close(found, x.grad)
+
+
+def check_all(case: Case, shifts: Iterable[tuple[int, int]]) -> None:
+    """Everything above, under every shift (down, right)."""
+    check_choice(case)
+    check_take(case)
+    check_select(case)
+    check_neighbours(case)
+    check_gradient(case)
+    for down, right in shifts:
+        check_shift(case, down, right)

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
+from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from aps_deploy.layers import circular_pad
+from aps_deploy.polyphase import CRITERIA
 
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+LAYOUTS = ("contiguous", "channels last", "window")
 
 
 @dataclass(frozen=True)
@@ -49,6 +53,54 @@ def made(
     filters = torch.rand(shape[1], 1, filter_size, filter_size, generator=generator) / filter_size**2
     x = x.to(device=device, memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     return Case(x, filters.to(device) if filter_size > 1 else None, stride, criterion)
+
+
+def in_layout(case: Case, layout: str) -> Case:
+    """Return a contiguous case in one of `LAYOUTS`; a window is a part of a larger map, as slicing gives it."""
+    if layout == "channels last":
+        return replace(case, x=case.x.to(memory_format=torch.channels_last))
+    if layout == "window":
+        return replace(case, x=F.pad(case.x, (1, 2, 0, 1))[:, :, :-1, 1:-2])
+    return case
+
+
+def drawn_settings(count: int, *, most_channels: int, most_steps: int, seed: int = 0) -> list[dict[str, Any]]:
+    """Return arguments of `drawn_case`, the same ones for every caller: any batch, channels, height and width.
+
+    Args:
+        count: how many; strides, types, layouts and filter sizes take turns, so that twenty have all of each.
+        most_channels: at most so many channels.
+        most_steps: height and width are at most so many strides.
+        seed: of the shapes, criteria and values.
+    """
+    generator = np.random.default_rng(seed)
+    found = []
+    for number in range(count):
+        stride, filter_size = 2 + number % 3, (1, 3, 2, 1, 5, 4, 1)[number % 7]
+        height, width = (stride * int(steps) for steps in generator.integers(3, most_steps + 1, 2))
+        shape = int(generator.integers(1, 5)), int(generator.integers(1, most_channels + 1)), height, width
+        found.append(
+            {
+                "shape": shape,
+                "stride": stride,
+                "criterion": str(generator.choice(CRITERIA)),
+                "filter_size": filter_size,
+                "dtype": DTYPES[number // 3 % 3],
+                "layout": LAYOUTS[(number + number // 3) % 3],
+                "seed": number,
+            }
+        )
+    return found
+
+
+def drawn_case(*, layout: str, **arguments: Any) -> Case:
+    """Return the case of settings that `drawn_settings` gave; ``device`` may be one of them."""
+    return in_layout(made(**arguments), layout)
+
+
+def setting_name(setting: dict[str, Any]) -> str:
+    """Return the name of a test with these settings."""
+    return "-".join(str(value).removeprefix("torch.").replace(" ", "") for value in setting.values())
 
 
 def blurred(x: Tensor, filters: Tensor | None) -> Tensor:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
@@ -17,7 +18,7 @@ from aps_deploy.polyphase import CRITERIA, polyphase_select
 from aps_deploy.polyphase import select as definition
 from tests.gpus import needs_torch_cuda
 from tests.plugins.triton import checks
-from tests.plugins.triton.maps import DTYPES, Case, made
+from tests.plugins.triton.maps import DTYPES, Case, drawn_case, drawn_settings, made, setting_name
 
 pytestmark = [pytest.mark.gpu, needs_torch_cuda]
 
@@ -51,13 +52,13 @@ def test_every_property(
     stride: int, shape: tuple[int, int, int, int], dtype: torch.dtype, channels_last: bool, filter_size: int
 ) -> None:
     case = made(shape, stride=stride, filter_size=filter_size, dtype=dtype, channels_last=channels_last, device="cuda")
-    checks.check_choice(case)
-    checks.check_take(case)
-    checks.check_select(case)
-    checks.check_neighbours(case)
-    checks.check_gradient(case)
-    for down, right in ((1, 0), (0, 1), (3, 5), (shape[2] - 1, shape[3] // 2)):
-        checks.check_shift(case, down, right)
+    checks.check_all(case, [(1, 0), (0, 1), (3, 5), (shape[2] - 1, shape[3] // 2)])
+
+
+@pytest.mark.parametrize("setting", drawn_settings(24, most_channels=200, most_steps=40), ids=setting_name)
+def test_every_property_of_maps_that_nobody_chose(setting: dict[str, Any]) -> None:
+    case = drawn_case(**setting, device="cuda")
+    checks.check_all(case, [(1, 0), (0, 1), (setting["shape"][2] - 1, setting["shape"][3] // 2)])
 
 
 @pytest.mark.parametrize("criterion", CRITERIA)

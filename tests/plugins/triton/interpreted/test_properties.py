@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -8,7 +9,7 @@ from hypothesis import strategies as st
 
 from tests.plugins.triton import checks
 from tests.plugins.triton.drawn import cases
-from tests.plugins.triton.maps import Case
+from tests.plugins.triton.maps import Case, drawn_case, drawn_settings, setting_name
 
 
 @pytest.mark.parametrize(
@@ -29,3 +30,8 @@ def test_property(check: Callable[[Case], None]) -> None:
 @given(cases(), st.integers(0, 40), st.integers(0, 40))
 def test_shift(case: Case, down: int, right: int) -> None:
     checks.check_shift(case, down, right)
+
+
+@pytest.mark.parametrize("setting", drawn_settings(3, most_channels=2, most_steps=3), ids=setting_name)
+def test_what_a_gpu_is_asked_of_maps_that_nobody_chose(setting: dict[str, Any]) -> None:
+    checks.check_all(drawn_case(**setting), [(1, 0), (setting["shape"][2] - 1, setting["shape"][3] // 2)])
