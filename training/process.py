@@ -19,6 +19,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 from aps_deploy.errors import ApsError, InputError
+from aps_deploy.training.meeting import engine_store, store_of_this_start
 from aps_deploy.training.precision import find_device
 
 T = TypeVar("T")
@@ -166,9 +167,18 @@ def joined_processes(device: str | None, backend: str | None) -> Iterator[Proces
     kind = check_devices(device, backend, process.local_rank + 1)
     if kind == "cuda":
         torch.cuda.set_device(process.local_rank)
-    # A failure is no ApsError: what a restart may mend (an address of a process that died) is for the launcher.
-    dist.init_process_group(backend or ("nccl" if kind == "cuda" else "gloo"), timeout=_TIMEOUT)
+    # A failure is no ApsError: what a restart may mend (a process that died meanwhile) is for the launcher.
+    _join(process, backend or ("nccl" if kind == "cuda" else "gloo"))
     try:
         yield process
     finally:
         dist.destroy_process_group()
+
+
+def _join(process: Process, backend: str) -> None:
+    shared = engine_store(_TIMEOUT)
+    if shared is None:  # whatever else started the processes says in the environment where they meet
+        dist.init_process_group(backend, timeout=_TIMEOUT)
+        return
+    store = store_of_this_start(shared, process.rank, process.world_size, _TIMEOUT)
+    dist.init_process_group(backend, store=store, rank=process.rank, world_size=process.world_size, timeout=_TIMEOUT)

@@ -10,6 +10,7 @@ from aps_deploy.errors import InputError
 
 if TYPE_CHECKING:
     import onnx
+    from google.protobuf.message import Message
 
 
 def load_onnx(path: str | os.PathLike[str], *, with_external_data: bool = True) -> onnx.ModelProto:
@@ -34,6 +35,10 @@ def load_onnx(path: str | os.PathLike[str], *, with_external_data: bool = True) 
     if not model.graph.output:
         # Protobuf reads an empty file, and much garbage, as a model without a graph.
         raise InputError(f"{path} is not an ONNX file: it holds no graph with outputs; export it again.")
+    if (text := _no_text(model)) is not None:
+        raise InputError(
+            f"{path} is damaged: {text[:80]!r} in it is no UTF-8, as every text in an ONNX file is; export it again."
+        )
     return model
 
 
@@ -57,3 +62,20 @@ def one_line(error: BaseException, limit: int = 200) -> str:
     lines = str(error).strip().splitlines()
     text = lines[0].rstrip(".") if lines else type(error).__name__
     return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _no_text(message: Message) -> bytes | None:
+    """Return a text inside a message that is no UTF-8, if there is one.
+
+    Protobuf hands such a text out as bytes where everybody expects a string, and ONNX Runtime runs the file.
+    """
+    for field, value in message.ListFields():
+        if field.type == field.TYPE_STRING:
+            for text in (value,) if isinstance(value, (str, bytes)) else value:
+                if isinstance(text, bytes):
+                    return text
+        elif field.type == field.TYPE_MESSAGE:
+            for part in (value,) if hasattr(value, "ListFields") else value:
+                if (found := _no_text(part)) is not None:
+                    return found
+    return None
