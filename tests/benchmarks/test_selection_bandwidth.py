@@ -83,6 +83,7 @@ def test_entries_are_told_apart_by_the_fields_that_a_result_joins_by() -> None:
         assert all(tuple(key) == ROW_KEYS[part] for key in keys)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
 def test_without_a_gpu_one_sentence_says_so() -> None:
     command = [sys.executable, "-m", "benchmarks.selection_bandwidth"]

@@ -112,6 +112,7 @@ def gradients_of_steps(process: Process) -> list[dict[str, Tensor]]:
     return found
 
 
+@pytest.mark.slow
 def test_accumulated_parts_of_two_processes_are_those_of_one(tmp_path: Path) -> None:
     """An odd batch in two parts, and a batch with no image for one process: none waits, no image counts twice."""
     expected = gradients_of_steps(Process())
